@@ -1,0 +1,230 @@
+"""All settings. What an operator may change comes from the environment; README lists every variable."""
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import dj_database_url
+from kombu import Queue
+
+from cryptocraze import env
+from cryptocraze.logging import logging_config
+
+BASE_DIR = env.BASE_DIR
+ADDRESSES = env.addresses()
+
+DEBUG = env.flag("DEBUG", default=False)
+SECRET_KEY = env.secret_key()
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "127.0.0.1 localhost [::1]")
+CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS", "")
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "rest_framework",
+    "rest_framework.authtoken",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_celery_beat",
+    "deals",
+    "workers",
+    "monitoring",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "cryptocraze.urls"
+ASGI_APPLICATION = "cryptocraze.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# --- PostgreSQL: the only source of truth ---------------------------------------------------------------------
+
+DATABASES: dict[str, Any] = {"default": dict(dj_database_url.parse(ADDRESSES.database_url))}
+DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+DATABASES["default"].setdefault("OPTIONS", {})
+DATABASES["default"]["OPTIONS"] |= {
+    "application_name": f"cryptocraze-{env.text('PROCESS_NAME', 'manage')}",
+    "connect_timeout": 3,
+    # A lock is never waited for without limit; a killed client frees its locks within half a second.
+    "options": " ".join(
+        f"-c {name}={value}"
+        for name, value in {
+            "statement_timeout": "15s",
+            "lock_timeout": "5s",
+            "idle_in_transaction_session_timeout": "20s",
+            "client_connection_check_interval": "500ms",
+        }.items()
+    ),
+}
+if env.flag("DATABASE_POOL", default=False):
+    DATABASES["default"]["CONN_MAX_AGE"] = 0
+    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 2, "max_size": 20, "timeout": 5}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Redis or Valkey: prices, trigger book, queue; everything in it can be rebuilt -----------------------------
+
+REDIS_URL = ADDRESSES.redis_url
+KEY_PREFIX = env.text("KEY_PREFIX", "")
+REDIS_TIMEOUT_S = 1.0
+
+# --- The domain ------------------------------------------------------------------------------------------------
+
+SYMBOLS = [
+    symbol.upper()
+    for symbol in env.words(
+        "SYMBOLS",
+        "BTCUSDT ETHUSDT BNBUSDT SOLUSDT XRPUSDT ADAUSDT DOGEUSDT AVAXUSDT DOTUSDT LINKUSDT LTCUSDT TRXUSDT "
+        "UNIUSDT ATOMUSDT NEARUSDT",
+    )
+]
+PRICE_SOURCE = env.choice("PRICE_SOURCE", "simulated", ("binance", "redis", "ccxt", "simulated"))
+BINANCE_WS_URL = env.text("BINANCE_WS_URL", "wss://stream.binance.com:9443")
+BINANCE_STREAM = env.choice("BINANCE_STREAM", "trade", ("trade", "aggTrade"))
+CCXT_EXCHANGE = env.text("CCXT_EXCHANGE", "binance")
+SIMULATED_SEED = env.number("SIMULATED_SEED", 1, least=0, most=2**31)
+SIMULATED_TICKS_PER_S = env.number("SIMULATED_TICKS_PER_S", 5, least=1, most=10_000)
+COMMISSION_RATE = Decimal("0.0005")
+INITIAL_BALANCE = Decimal(10_000)
+PRICE_STALE_AFTER_S = env.number("PRICE_STALE_AFTER_S", 10, least=1, most=3600)
+MAX_MONITORING_H = env.number("MAX_MONITORING_H", 24, least=1, most=24)
+STATIC_ONLY = env.flag("STATIC_ONLY", default=False)
+
+# --- Celery ----------------------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = env.broker_url(REDIS_URL)
+CELERY_TASK_QUEUES = [Queue("closures"), Queue("sweep"), Queue("default")]
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_CREATE_MISSING_QUEUES = False
+CELERY_TASK_ROUTES = {
+    "workers.close_deals": {"queue": "closures"},
+    "workers.sweep": {"queue": "sweep"},
+}
+if CELERY_BROKER_URL.startswith(("redis:", "rediss:", "unix:", "sentinel:")):
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        "global_keyprefix": f"{KEY_PREFIX}celery:",
+        "visibility_timeout": 60,  # longer than the time limit, the longest retry delay and the prefetch wait
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 5,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+    }
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 5
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_RETRY_ON_WORKER_LOST = True
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_SOFT_TIME_LIMIT = 15
+CELERY_TASK_TIME_LIMIT = 20
+CELERY_WORKER_CONCURRENCY = env.number("WORKER_CONCURRENCY", 5, least=1, most=64)
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 10.0
+CELERY_WORKER_ENABLE_SOFT_SHUTDOWN_ON_IDLE = True
+CELERY_WORKER_POOL_RESTARTS = True
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+CELERY_WORKER_SEND_TASK_EVENTS = env.flag("FLOWER_EVENTS", default=False)
+CELERY_TASK_SEND_SENT_EVENT = CELERY_WORKER_SEND_TASK_EVENTS
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_ENABLE_REMOTE_CONTROL = True
+CELERY_TIMEZONE = "UTC"
+
+# --- REST ------------------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rest_framework.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["djangorestframework_camel_case.render.CamelCaseJSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["djangorestframework_camel_case.parser.CamelCaseJSONParser"],
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_THROTTLE_CLASSES": [
+        "rest_framework.throttling.AnonRateThrottle",
+        "rest_framework.throttling.UserRateThrottle",
+    ],
+    "DEFAULT_THROTTLE_RATES": {
+        "anon": env.text("THROTTLE_ANON", "60/min"),
+        "user": env.text("THROTTLE_USER", "600/min"),
+    },
+    "EXCEPTION_HANDLER": "deals.api.errors.exception_handler",
+    "COERCE_DECIMAL_TO_STRING": True,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "CryptoCraze automatic TP/SL",
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "drf_spectacular.contrib.djangorestframework_camel_case.camelize_serializer_fields",
+    ],
+}
+
+# --- Web -------------------------------------------------------------------------------------------------------
+
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": f"{KEY_PREFIX}cache",
+        "OPTIONS": {"socket_timeout": REDIS_TIMEOUT_S, "socket_connect_timeout": REDIS_TIMEOUT_S},
+    },
+}
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = True
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = int(timedelta(days=7).total_seconds())
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+
+UNFOLD = {"SITE_TITLE": "CryptoCraze TP/SL", "SITE_HEADER": "CryptoCraze TP/SL", "SITE_SYMBOL": "candlestick_chart"}
+
+LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
+LOGGING = logging_config(LOG_LEVEL, json=env.flag("LOG_JSON", default=not DEBUG))
+LOGGING_CONFIG = "cryptocraze.logging.configure"

@@ -1,0 +1,3 @@
+"""Paths of the simulator's clients."""
+
+urlpatterns: list[object] = []

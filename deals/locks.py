@@ -1,0 +1,48 @@
+"""Named helpers that lock rows. Order everywhere: deals by id, then accounts by id, before any account is updated."""
+
+from __future__ import annotations
+
+from django.db import connection
+
+from deals.errors import NotFound, Unavailable
+from deals.models import Account, Deal, SystemState
+from deals.sql import statement
+
+State = SystemState.State
+MAY_OPEN = frozenset({State.RUNNING})
+MAY_SETTLE = frozenset({State.RUNNING, State.DRAINING, State.STOPPED})
+
+
+def hold_stop_lock(allowed: frozenset[SystemState.State]) -> None:
+    """Take the shared stop lock until the transaction ends, and raise unless the state then is an allowed one.
+
+    Must be the first statement of its (READ COMMITTED) transaction. An emergency stop takes the same lock exclusively
+    after committing `halted`, so whoever got past here committed before the stop answered.
+    Raises Unavailable `system_not_running`.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(statement("hold_stop_lock"))
+        cursor.nextset()
+        row = cursor.fetchone()
+    state = row[0] if row else "missing"
+    if state not in allowed:
+        raise Unavailable("system_not_running", f"The system is {state}: this is refused until an operator resumes it.")
+
+
+def lock_account(user_id: int) -> Account:
+    """Lock and return a user's account. Raises NotFound."""
+    account = Account.objects.select_for_update(no_key=True).filter(user_id=user_id).first()
+    if account is None:
+        raise NotFound("You have no account.")
+    return account
+
+
+def lock_deal(deal_id: int, *, user_id: int | None = None) -> Deal:
+    """Lock and return one deal, of one user if `user_id` is given. Raises NotFound."""
+    deals = Deal.objects.select_for_update(no_key=True, of=("self",)).filter(pk=deal_id)
+    if user_id is not None:
+        deals = deals.filter(account__user_id=user_id)
+    deal = deals.first()
+    if deal is None:
+        raise NotFound
+    return deal

@@ -1,0 +1,122 @@
+"""Reads that more than one place needs. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+from django.db import connection
+from django.db.models import QuerySet
+
+from deals.models import WATCHED, Deal, Monitoring, Status, SystemState
+from deals.sql import statement
+
+
+class WatchRow(NamedTuple):
+    """What the trigger book needs to know of a deal. `watched` is False for what must leave the book."""
+
+    id: int
+    symbol: str
+    direction: str
+    upper_trigger: Decimal | None
+    lower_trigger: Decimal | None
+    watch_version: int
+    watched_from_seq: int
+    monitoring: str
+
+
+class Bucket(NamedTuple):
+    """The lowest and highest price of a symbol between two moments; `first_seq` is its first price's number."""
+
+    symbol: str
+    first_seq: int
+    low: Decimal
+    high: Decimal
+
+
+class DueRow(NamedTuple):
+    """A watched deal whose trigger a price window has reached; [low, high] is what counts for it."""
+
+    id: int
+    symbol: str
+    direction: str
+    upper_trigger: Decimal | None
+    lower_trigger: Decimal | None
+    watch_version: int
+    low: Decimal
+    high: Decimal
+
+
+class CurrentState(NamedTuple):
+    """The system state and the version that orders its changes."""
+
+    state: str
+    version: int
+
+
+def watch_rows(ids: Iterable[int]) -> list[WatchRow]:
+    """What the book must hold for these deals, in key order."""
+    return _read(Deal.objects.filter(pk__in=list(ids)), None)
+
+
+def pending_rows(limit: int) -> list[WatchRow]:
+    """The oldest deals that are to be armed."""
+    return _read(_watched().filter(monitoring=Monitoring.PENDING), limit)
+
+
+def watched_after(deal_id: int, limit: int) -> list[WatchRow]:
+    """The next watched deals by id: how the book is rebuilt, range by range."""
+    return _read(_watched().filter(pk__gt=deal_id), limit)
+
+
+def expiring_ids(now: datetime, limit: int) -> list[int]:
+    """Watched deals whose monitoring time has run."""
+    expiring = _watched().filter(watch_expires_at__lte=now).order_by("watch_expires_at")
+    return list(expiring.values_list("pk", flat=True)[:limit])
+
+
+def _watched() -> QuerySet[Deal]:
+    return Deal.objects.filter(status=Status.OPEN, monitoring__in=WATCHED)
+
+
+def _read(deals: QuerySet[Deal], limit: int | None) -> list[WatchRow]:
+    rows = deals.order_by("pk").values_list(*WatchRow._fields)
+    return [WatchRow(*row) for row in rows[:limit]]
+
+
+def due_rows(buckets: Sequence[Bucket], *, limit: int) -> list[DueRow]:
+    """Watched deals whose trigger lies inside the given price buckets; see due.sql."""
+    spans: dict[str, tuple[Decimal, Decimal]] = {}
+    for bucket in buckets:
+        low, high = spans.get(bucket.symbol, (bucket.low, bucket.high))
+        spans[bucket.symbol] = (min(low, bucket.low), max(high, bucket.high))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            statement("due"),
+            {
+                "symbols": list(spans),
+                "lows": [low for low, _high in spans.values()],
+                "highs": [high for _low, high in spans.values()],
+                "bucket_symbols": [bucket.symbol for bucket in buckets],
+                "bucket_seqs": [bucket.first_seq for bucket in buckets],
+                "bucket_lows": [bucket.low for bucket in buckets],
+                "bucket_highs": [bucket.high for bucket in buckets],
+                "limit": limit,
+            },
+        )
+        return [DueRow(*row) for row in cursor.fetchall()]
+
+
+def current_state() -> CurrentState:
+    """The system state, read now."""
+    row = SystemState.objects.get(pk=1)
+    return CurrentState(row.state, row.version)
+
+
+def ledger_violations() -> list[str]:
+    """What contradicts the ledger's invariants; an empty list when money is conserved. Reads every account."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement("ledger_violations"))
+        return [str(row[0]) for row in cursor.fetchall()]

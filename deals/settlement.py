@@ -1,0 +1,263 @@
+"""Closes deals: the one path by which a deal ends, whoever asks for it. One transaction a batch.
+
+It does not look for prices and decides nothing but whether what fired still holds: version and trigger, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple, TypeVar
+
+import structlog
+from django.conf import settings
+from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.utils import timezone
+from psycopg import errors as pg
+
+from deals import locks, money
+from deals.pnl import Outcome, close_outcome
+from deals.sql import statement
+from deals.triggers import Direction, Triggers, close_reason
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+CONFLICT_RETRIES = 3
+"""How often a transaction that lost to a deadlock or a serialization failure runs again before the error is raised."""
+
+
+class Due(NamedTuple):
+    """A deal to be closed, and at what price. For a closure by hand `version` is None: the row counts as it is.
+
+    tick_at      exchange time of the price
+    received_at  when the price reached us
+    fired_at     when it was found to cross the trigger
+    """
+
+    deal_id: int
+    version: int | None
+    price: Decimal
+    detector: str
+    trade_id: int | None = None
+    tick_at: datetime | None = None
+    received_at: datetime | None = None
+    fired_at: datetime | None = None
+
+
+class Closure(NamedTuple):
+    """A closed deal, as it is announced after the commit."""
+
+    deal_id: int
+    user_id: int
+    symbol: str
+    reason: str
+    detector: str
+    price: Decimal
+    profit: Decimal
+    notification_id: int
+    latency_ms: float | None
+
+
+class Failure(NamedTuple):
+    """A deal whose data cannot be settled, alone among its batch."""
+
+    due: Due
+    error: Exception
+
+
+@dataclass
+class Report:
+    """What became of each deal of a batch."""
+
+    closed: list[Closure] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
+    """Not open any more: someone else was first."""
+    changed: list[int] = field(default_factory=list)
+    """Open, but at another version or not beyond its trigger: it is to be armed as it stands."""
+    failed: list[Failure] = field(default_factory=list)
+
+
+class _Locked(NamedTuple):
+    """A row of lock_for_settlement.sql."""
+
+    id: int
+    account_id: int
+    symbol: str
+    direction: Direction
+    amount: Decimal
+    multiplier: int
+    open_price: Decimal
+    upper_trigger: Decimal | None
+    lower_trigger: Decimal | None
+    monitoring: str
+    watch_version: int
+    user_id: int
+
+
+class _Closing(NamedTuple):
+    deal: _Locked
+    due: Due
+    reason: str
+    outcome: Outcome
+
+
+def settle(batch: Sequence[Due], *, now: datetime | None = None) -> Report:
+    """Close what is due of a batch, in one READ COMMITTED transaction, and say what became of each.
+
+    1. take the stop lock (shared) and read the state in a second statement;
+    2. lock the open deals by id, then their accounts by id;
+    3. check version and trigger, compute profit and commission;
+    4. write deals, ledger, events, notifications and accounts from arrays.
+
+    Safe to run twice: what is closed already is reported as gone. A data error splits the batch by savepoints until only
+    the culprit is left, which is reported as failed. Raises Unavailable `system_not_running`, and OperationalError or
+    InterfaceError when PostgreSQL cannot be reached or the conflict did not go away.
+    """
+    started_at = now or timezone.now()
+    by_id = {due.deal_id: due for due in batch}
+    report = retry_conflicts(lambda: _settle_once(by_id, started_at))
+    for closure in report.closed:
+        log.info(
+            "deal.closed", deal_id=closure.deal_id, symbol=closure.symbol, reason=closure.reason,
+            detector=closure.detector, price=money.plain(closure.price), profit=money.plain(closure.profit),
+            latency_ms=closure.latency_ms,
+        )  # fmt: skip
+    for deal_id in report.gone:
+        log.info("deal.skipped", deal_id=deal_id, why="not open any more")
+    for deal_id in report.changed:
+        log.info("deal.skipped", deal_id=deal_id, why="changed since it fired")
+    return report
+
+
+def retry_conflicts(work: Callable[[], T]) -> T:
+    """Run a transaction again when PostgreSQL chose it as the victim of a deadlock or serialization failure."""
+    for attempt in range(1, CONFLICT_RETRIES + 1):
+        try:
+            return work()
+        except OperationalError as error:
+            if not isinstance(error.__cause__, (pg.DeadlockDetected, pg.SerializationFailure)):
+                raise
+            if attempt == CONFLICT_RETRIES:
+                raise
+            log.warning("settlement.conflict", attempt=attempt, error=str(error))
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _settle_once(by_id: dict[int, Due], started_at: datetime) -> Report:
+    report = Report()
+    with transaction.atomic():
+        locks.hold_stop_lock(locks.MAY_SETTLE)
+        closings = _decide(by_id, _lock(sorted(by_id)), report)
+        settlement_ids = _write(closings, started_at, report)
+    if settlement_ids:
+        with connection.cursor() as cursor:
+            cursor.execute(statement("record_commit"), {"ids": settlement_ids})
+    return report
+
+
+def _lock(ids: list[int]) -> list[_Locked]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement("lock_for_settlement"), {"ids": ids})
+        return [_Locked(*row) for row in cursor.fetchall()]
+
+
+def _decide(by_id: dict[int, Due], deals: list[_Locked], report: Report) -> list[_Closing]:
+    """Sort the batch into what closes, what is gone and what has changed."""
+    closings = []
+    report.gone.extend(sorted(by_id.keys() - {deal.id for deal in deals}))
+    for deal in deals:
+        due = by_id[deal.id]
+        reason = _reason(deal, due)
+        if reason is None:
+            report.changed.append(deal.id)
+            continue
+        try:
+            closings.append(_Closing(deal, due, reason, _outcome(deal, due)))
+        except ArithmeticError as error:
+            report.failed.append(Failure(due, error))
+    return closings
+
+
+def _reason(deal: _Locked, due: Due) -> str | None:
+    if due.version is None:
+        return "manual"
+    if due.version != deal.watch_version or deal.monitoring not in {"pending", "armed"}:
+        return None
+    return close_reason(deal.direction, Triggers(deal.upper_trigger, deal.lower_trigger), due.price)
+
+
+def _outcome(deal: _Locked, due: Due) -> Outcome:
+    return close_outcome(
+        direction=deal.direction,
+        amount=deal.amount,
+        multiplier=deal.multiplier,
+        open_price=deal.open_price,
+        close_price=due.price,
+        commission_rate=settings.COMMISSION_RATE,
+    )
+
+
+def _write(closings: list[_Closing], started_at: datetime, report: Report) -> list[int]:
+    """Write the closings in a savepoint; on a data error write the halves, down to the single culprit."""
+    if not closings:
+        return []
+    try:
+        with transaction.atomic():
+            written = _execute(closings, started_at)
+    except (DataError, IntegrityError) as error:
+        if len(closings) == 1:
+            report.failed.append(Failure(closings[0].due, error))
+            return []
+        middle = len(closings) // 2
+        first = _write(closings[:middle], started_at, report)
+        return first + _write(closings[middle:], started_at, report)
+    report.closed.extend(_closure(closing, written[closing.deal.id]) for closing in closings)
+    return [next(iter(written.values())).settlement_id]
+
+
+class _Written(NamedTuple):
+    notification_id: int
+    settlement_id: int
+    closed_at: datetime
+
+
+def _execute(closings: list[_Closing], started_at: datetime) -> dict[int, _Written]:
+    closed_at = timezone.now()
+    columns: dict[str, Any] = {
+        "ids": [closing.deal.id for closing in closings],
+        "close_prices": [closing.due.price for closing in closings],
+        "reasons": [closing.reason for closing in closings],
+        "detectors": [closing.due.detector for closing in closings],
+        "profits": [closing.outcome.profit for closing in closings],
+        "commissions": [closing.outcome.commission for closing in closings],
+        "payouts": [closing.outcome.payout for closing in closings],
+        "volumes": [closing.outcome.volume for closing in closings],
+        "trade_ids": [closing.due.trade_id for closing in closings],
+        "tick_ats": [closing.due.tick_at for closing in closings],
+        "received_ats": [closing.due.received_at for closing in closings],
+        "fired_ats": [closing.due.fired_at for closing in closings],
+        "started_at": started_at,
+        "closed_at": closed_at,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(statement("write_settlement"), columns)
+        return {row[0]: _Written(row[1], row[2], closed_at) for row in cursor.fetchall()}
+
+
+def _closure(closing: _Closing, written: _Written) -> Closure:
+    received_at = closing.due.received_at
+    latency = None if received_at is None else round((written.closed_at - received_at).total_seconds() * 1000, 3)
+    return Closure(
+        deal_id=closing.deal.id,
+        user_id=closing.deal.user_id,
+        symbol=closing.deal.symbol,
+        reason=closing.reason,
+        detector=closing.due.detector,
+        price=closing.due.price,
+        profit=closing.outcome.profit,
+        notification_id=written.notification_id,
+        latency_ms=latency,
+    )

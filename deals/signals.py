@@ -1,0 +1,9 @@
+"""The one signal that leaves this application."""
+
+from django.dispatch import Signal
+
+deal_changed = Signal()
+"""Sent after commit with `ids: list[int]`: deals whose triggers, version or monitoring state are new.
+
+A hint, never the record that work is due: that record is the deal's row (`monitoring`, `watch_version`).
+"""

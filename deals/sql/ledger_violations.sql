@@ -1,0 +1,30 @@
+-- Whatever contradicts: balance = Σ postings, margin = Σ amounts of open deals, one open and one close posting a deal,
+-- one closing notification a closed deal.
+SELECT format('account %s: balance %s, postings %s', a.id, a.balance, coalesce(sum(l.amount), 0))
+FROM accounts a LEFT JOIN ledger_entries l ON l.account_id = a.id
+GROUP BY a.id, a.balance
+HAVING a.balance <> coalesce(sum(l.amount), 0)
+UNION ALL
+SELECT format('account %s: margin %s, open deals %s', a.id, a.margin, coalesce(sum(d.amount), 0))
+FROM accounts a LEFT JOIN deals d ON d.account_id = a.id AND d.status = 'open'
+GROUP BY a.id, a.margin
+HAVING a.margin <> coalesce(sum(d.amount), 0)
+UNION ALL
+SELECT format('account %s: statistics %s/%s/%s, closed deals %s/%s/%s', a.id, a.closed_deals, a.winning_deals,
+              a.total_amount, count(d.id), count(d.id) FILTER (WHERE d.profit > 0), coalesce(sum(d.amount), 0))
+FROM accounts a LEFT JOIN deals d ON d.account_id = a.id AND d.status = 'closed'
+GROUP BY a.id, a.closed_deals, a.winning_deals, a.total_amount
+HAVING (a.closed_deals, a.winning_deals, a.total_amount)
+    <> (count(d.id), count(d.id) FILTER (WHERE d.profit > 0), coalesce(sum(d.amount), 0))
+UNION ALL
+SELECT format('deal %s (%s): postings %s', d.id, d.status, coalesce(string_agg(l.kind || ' ' || l.amount, ', '), 'none'))
+FROM deals d LEFT JOIN ledger_entries l ON l.deal_id = d.id
+GROUP BY d.id, d.status, d.amount, d.profit
+HAVING sum(l.amount) FILTER (WHERE l.kind = 'open') IS DISTINCT FROM -d.amount
+    OR sum(l.amount) FILTER (WHERE l.kind = 'close') IS DISTINCT FROM
+       CASE WHEN d.status = 'closed' THEN d.amount + d.profit END
+UNION ALL
+SELECT format('deal %s (%s): %s closing notifications', d.id, d.status, count(n.id))
+FROM deals d LEFT JOIN notifications n ON n.deal_id = d.id AND n.kind = 'deal_closed'
+GROUP BY d.id, d.status
+HAVING count(n.id) <> CASE WHEN d.status = 'closed' THEN 1 ELSE 0 END

@@ -1,0 +1,59 @@
+-- Closes locked deals from arrays: deals, ledger, events, notifications, accounts with statistics, and the settlement row.
+WITH input AS (
+    SELECT *
+    FROM unnest(
+        %(ids)s::bigint[], %(close_prices)s::numeric[], %(reasons)s::text[], %(detectors)s::text[],
+        %(profits)s::numeric[], %(commissions)s::numeric[], %(payouts)s::numeric[], %(volumes)s::numeric[],
+        %(trade_ids)s::bigint[], %(tick_ats)s::timestamptz[], %(received_ats)s::timestamptz[],
+        %(fired_ats)s::timestamptz[]
+    ) AS t (id, close_price, reason, detector, profit, commission, payout, volume, trade_id, tick_at, received_at, fired_at)
+), batch AS (
+    INSERT INTO settlements (started_at, closed_count)
+    SELECT %(started_at)s::timestamptz, count(*) FROM input
+    RETURNING id
+), closed AS (
+    UPDATE deals
+    SET status = 'closed', monitoring = 'ended', monitoring_since = %(closed_at)s, closed_at = %(closed_at)s,
+        close_price = input.close_price, close_reason = input.reason, detector = input.detector,
+        profit = input.profit, commission = input.commission, close_trade_id = input.trade_id,
+        close_tick_at = input.tick_at, received_at = input.received_at, fired_at = input.fired_at,
+        started_at = %(started_at)s, settlement_id = batch.id
+    FROM input, batch
+    WHERE deals.id = input.id AND deals.status = 'open'
+    RETURNING deals.id, deals.account_id, deals.watch_version, deals.amount, deals.settlement_id, input.close_price,
+              input.detector, input.profit, input.payout, input.volume, input.trade_id, input.fired_at
+), posted AS (
+    INSERT INTO ledger_entries (account_id, deal_id, kind, amount, created_at)
+    SELECT account_id, id, 'close', payout, %(closed_at)s FROM closed
+    ORDER BY id
+), recorded AS (
+    INSERT INTO deal_events (deal_id, kind, version, price, trade_id, detector, at, error)
+    SELECT id, 'fired', watch_version, close_price, trade_id, detector, fired_at, '' FROM closed WHERE fired_at IS NOT NULL
+    UNION ALL
+    SELECT id, 'closed', watch_version, close_price, trade_id, detector, %(closed_at)s, '' FROM closed
+), told AS (
+    INSERT INTO notifications (account_id, deal_id, kind, version, created_at)
+    SELECT account_id, id, 'deal_closed', 0, %(closed_at)s FROM closed
+    ORDER BY id
+    RETURNING id, deal_id
+), paid AS (
+    UPDATE accounts
+    SET balance = balance + sums.payout,
+        margin = margin - sums.amount,
+        closed_deals = closed_deals + sums.deals,
+        winning_deals = winning_deals + sums.wins,
+        total_volume = total_volume + sums.volume,
+        total_amount = total_amount + sums.amount,
+        largest_profit = greatest(largest_profit, sums.highest),
+        largest_loss = least(largest_loss, sums.lowest)
+    FROM (
+        SELECT account_id, sum(payout) AS payout, sum(amount) AS amount, count(*) AS deals,
+               count(*) FILTER (WHERE profit > 0) AS wins, sum(volume) AS volume,
+               max(profit) AS highest, min(profit) AS lowest
+        FROM closed
+        GROUP BY account_id
+    ) AS sums
+    WHERE accounts.id = sums.account_id
+)
+SELECT closed.id, told.id, closed.settlement_id
+FROM closed JOIN told ON told.deal_id = closed.id

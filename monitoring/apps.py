@@ -1,0 +1,14 @@
+from django.apps import AppConfig
+
+
+class MonitoringConfig(AppConfig):
+    """Watches: health, statistics, the operator's view."""
+
+    name = "monitoring"
+
+    def ready(self) -> None:
+        """Give the facade its health."""
+        from monitoring.health import workers_health
+        from workers.manager import worker_manager
+
+        worker_manager.bind_health(workers_health)

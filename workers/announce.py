@@ -1,0 +1,69 @@
+"""Tells the world after a commit: closures as one message a settlement, notifications to each user's channel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from django.utils import timezone
+
+from deals.models import Notification
+from deals.money import plain
+from deals.settlement import Closure
+from workers import keys
+from workers.redis_client import connect
+
+PUBLISH_LIMIT = 1000
+
+
+def publish_closures(closures: Iterable[Closure]) -> None:
+    """Publish what one settlement closed. Raises redis.RedisError."""
+    rows = [_closure(closure) for closure in closures]
+    if rows:
+        connect().publish(keys.closures(), json.dumps(rows, separators=(",", ":")))
+
+
+def publish_notifications(deal_ids: Iterable[int] | None = None) -> int:
+    """Publish notifications that were not published yet, of some deals or the oldest of all; returns how many.
+
+    A crash between publishing and writing it down repeats a message; its `id` tells. Raises redis.RedisError.
+    """
+    waiting = Notification.objects.filter(published_at=None)
+    if deal_ids is not None:
+        waiting = waiting.filter(deal_id__in=list(deal_ids))
+    rows = list(waiting.select_related("deal", "account").order_by("id")[:PUBLISH_LIMIT])
+    if not rows:
+        return 0
+    with connect().pipeline(transaction=False) as pipe:
+        for row in rows:
+            pipe.publish(keys.notifications(row.account.user_id), json.dumps(_notification(row)))
+        pipe.execute()
+    return Notification.objects.filter(pk__in=[row.pk for row in rows]).update(published_at=timezone.now())
+
+
+def _closure(closure: Closure) -> dict[str, Any]:
+    return {
+        "dealId": closure.deal_id,
+        "userId": closure.user_id,
+        "symbol": closure.symbol,
+        "reason": closure.reason,
+        "detector": closure.detector,
+        "closePrice": plain(closure.price),
+        "profit": plain(closure.profit),
+        "latencyMs": closure.latency_ms,
+    }
+
+
+def _notification(row: Notification) -> dict[str, Any]:
+    deal = row.deal
+    return {
+        "id": row.pk,
+        "kind": row.kind,
+        "dealId": deal.pk,
+        "symbol": deal.symbol,
+        "closeReason": deal.close_reason,
+        "closePrice": None if deal.close_price is None else plain(deal.close_price),
+        "profit": None if deal.profit is None else plain(deal.profit),
+        "createdAt": row.created_at.isoformat(),
+    }

@@ -1,0 +1,18 @@
+from django.apps import AppConfig
+
+
+class WorkersConfig(AppConfig):
+    """How the domain is driven: prices, trigger book, tasks, control."""
+
+    name = "workers"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Bind the quote board and listen to what changes in `deals`."""
+        from deals import quotes
+        from deals.signals import deal_changed
+        from workers import receivers
+        from workers.prices import RedisQuoteBoard
+
+        quotes.bind(RedisQuoteBoard())
+        deal_changed.connect(receivers.on_deal_changed, dispatch_uid="workers.on_deal_changed")

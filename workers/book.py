@@ -1,0 +1,185 @@
+"""The trigger book in Redis: which deals are armed, which have fired. Everything here can be rebuilt from PostgreSQL.
+
+Two sorted sets a symbol (score = trigger price, member = deal id), so that a tick costs O(log n + crossed).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from django.conf import settings
+from redis import Redis
+
+from deals.money import plain
+from deals.queries import WatchRow
+from deals.settlement import Due
+from workers import keys
+from workers.clock import WALL_CLOCK, Clock, to_datetime
+from workers.redis_client import ARM, CLEAR_FIRED, FIRE_FOUND, connect
+
+ARM_CHUNK = 500
+
+
+class Fired(NamedTuple):
+    """A deal that has fired and is not yet settled: what the book keeps and the queue carries, times in ms."""
+
+    deal_id: int
+    version: int
+    symbol: str
+    price: str
+    trade_id: int | None
+    at_ms: int
+    received_ms: int
+    fired_ms: int
+    detector: str
+
+    @classmethod
+    def parse(cls, deal_id: str | int, entry: str) -> Fired:
+        """Read an entry as the scripts write it: version|symbol|price|trade id|exchange|received|fired|detector."""
+        version, symbol, price, trade_id, at_ms, received_ms, fired_ms, detector = entry.split("|")
+        return cls(
+            deal_id=int(deal_id),
+            version=int(version),
+            symbol=symbol,
+            price=price,
+            trade_id=int(trade_id) if trade_id else None,
+            at_ms=int(at_ms),
+            received_ms=int(received_ms),
+            fired_ms=int(fired_ms),
+            detector=detector,
+        )
+
+    @property
+    def entry(self) -> str:
+        """The text that `parse` reads."""
+        trade_id = "" if self.trade_id is None else self.trade_id
+        return (
+            f"{self.version}|{self.symbol}|{self.price}|{trade_id}|{self.at_ms}|{self.received_ms}|{self.fired_ms}"
+            f"|{self.detector}"
+        )
+
+    def due(self) -> Due:
+        """The same as settlement takes it."""
+        return Due(
+            deal_id=self.deal_id,
+            version=self.version,
+            price=Decimal(self.price),
+            detector=self.detector,
+            trade_id=self.trade_id,
+            tick_at=to_datetime(self.at_ms),
+            received_at=to_datetime(self.received_ms),
+            fired_at=to_datetime(self.fired_ms),
+        )
+
+
+class Armed(NamedTuple):
+    """What arming did: the rows that the book (or `fired`) now holds, and those that fired at once."""
+
+    held: list[WatchRow]
+    fired: list[Fired]
+
+
+def parse_fired(flat: Sequence[str]) -> list[Fired]:
+    """Read the scripts' flat list id, entry, id, entry, …"""
+    return [Fired.parse(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
+
+
+def arm(rows: Iterable[WatchRow], *, clock: Clock = WALL_CLOCK, client: Redis | None = None) -> Armed:
+    """Put deals into the book as their rows say, or take them out if they are not watched. Idempotent.
+
+    The rows must have been read from PostgreSQL after their commit. A version older than the one held is refused.
+    Raises redis.RedisError; what was not armed stays `pending` in PostgreSQL.
+    """
+    redis = client or connect()
+    by_symbol: dict[str, list[WatchRow]] = defaultdict(list)
+    for row in rows:
+        by_symbol[row.symbol].append(row)
+    armed = Armed([], [])
+    for symbol, group in by_symbol.items():
+        for start in range(0, len(group), ARM_CHUNK):
+            _arm_chunk(redis, symbol, group[start : start + ARM_CHUNK], clock.now_ms(), armed)
+    return armed
+
+
+def _arm_chunk(redis: Redis, symbol: str, rows: list[WatchRow], now_ms: int, armed: Armed) -> None:
+    args: list[str | int] = [now_ms, settings.PRICE_STALE_AFTER_S * 1000, symbol]
+    for row in rows:
+        watched = row.monitoring in {"pending", "armed"}
+        upper = plain(row.upper_trigger) if watched and row.upper_trigger is not None else ""
+        lower = plain(row.lower_trigger) if watched and row.lower_trigger is not None else ""
+        stop = "L" if row.direction == "up" else "U"
+        args += [row.id, row.watch_version, row.watched_from_seq, upper, lower, stop]
+    held, fired = ARM.run(redis, [*_head(), keys.price(symbol), keys.window(symbol), *_sets(symbol)], args)
+    by_id = {str(row.id): row for row in rows}
+    armed.held.extend(by_id[deal_id] for deal_id in held)
+    armed.fired.extend(parse_fired(fired))
+
+
+def fire_found(found: Sequence[Fired], *, now_ms: int, client: Redis | None = None) -> list[Fired]:
+    """Move deals that the sweep found into `fired`; returns those that were not there. Nothing while not running."""
+    if not found:
+        return []
+    names, args = _head(), [str(now_ms)]
+    for fired in found:
+        names += _sets(fired.symbol)
+        args += [str(fired.deal_id), str(fired.version), fired.entry]
+    _state, flat = FIRE_FOUND.run(client or connect(), names, args)
+    return parse_fired(flat)
+
+
+def clear_fired(settled: Iterable[tuple[int, int]], *, client: Redis | None = None) -> int:
+    """Remove (deal id, version) pairs from `fired`; a newer version's entry stays. Returns how many were removed."""
+    args = [value for pair in settled for value in pair]
+    if not args:
+        return 0
+    return int(CLEAR_FIRED.run(client or connect(), [keys.fired(), keys.fired_at()], args))
+
+
+def take_out(rows: Iterable[WatchRow], *, clock: Clock = WALL_CLOCK) -> None:
+    """Take deals out of the book, whatever their rows say; what has fired stays in `fired`."""
+    arm([row._replace(monitoring="none") for row in rows], clock=clock)
+
+
+def postpone(until_ms: dict[int, int], *, client: Redis | None = None) -> None:
+    """Keep the sweep from sending fired entries again before these times."""
+    if until_ms:
+        scores = {str(deal_id): at_ms for deal_id, at_ms in until_ms.items()}
+        (client or connect()).zadd(keys.fired_at(), scores, xx=True)
+
+
+def fired_among(ids: Sequence[int | str], *, client: Redis | None = None) -> dict[int, Fired]:
+    """Those of some deals that have fired and are not settled yet."""
+    if not ids:
+        return {}
+    entries = (client or connect()).hmget(keys.fired(), [str(deal_id) for deal_id in ids])
+    return {
+        int(deal_id): Fired.parse(deal_id, entry)
+        for deal_id, entry in zip(ids, entries, strict=True)
+        if entry is not None
+    }
+
+
+def all_fired(*, client: Redis | None = None) -> dict[int, Fired]:
+    """Everything that has fired and is not settled yet."""
+    entries = (client or connect()).hgetall(keys.fired())
+    return {int(deal_id): Fired.parse(deal_id, entry) for deal_id, entry in entries.items()}  # type: ignore[union-attr]
+
+
+def armed_count(symbols: Iterable[str], *, client: Redis | None = None) -> dict[str, int]:
+    """How many deals the book holds, by symbol."""
+    names = list(symbols)
+    with (client or connect()).pipeline(transaction=False) as pipe:
+        for symbol in names:
+            pipe.hlen(keys.versions(symbol))
+        return dict(zip(names, pipe.execute(), strict=True))
+
+
+def _head() -> list[str]:
+    return [keys.state(), keys.fired(), keys.fired_at()]
+
+
+def _sets(symbol: str) -> list[str]:
+    return [keys.upper(symbol), keys.lower(symbol), keys.versions(symbol)]

@@ -1,0 +1,39 @@
+"""Hands fired deals to Celery in batches. A message is a hint: `fired` in Redis and the sweep are the promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import structlog
+
+from workers.book import Fired
+
+log = structlog.get_logger(__name__)
+
+BATCH: Final = 500
+
+
+def send_closures(fired: Sequence[Fired]) -> None:
+    """Publish `workers.close_deals` messages of at most 500 deals. Raises kombu's OperationalError when it cannot."""
+    from workers.tasks import close_deals
+
+    for batch in batches(fired):
+        close_deals.apply_async(
+            args=[[[item.deal_id, item.entry] for item in batch]],
+            argsrepr=describe(batch),
+            retry=False,
+        )
+
+
+def batches(fired: Sequence[Fired]) -> Iterator[Sequence[Fired]]:
+    """Cut into batches of at most 500."""
+    for start in range(0, len(fired), BATCH):
+        yield fired[start : start + BATCH]
+
+
+def describe(batch: Sequence[Fired]) -> str:
+    """What Flower shows for a message: deal ids, not walls of JSON."""
+    shown = ", ".join(str(item.deal_id) for item in batch[:10])
+    more = f" and {len(batch) - 10} more" if len(batch) > 10 else ""  # noqa: PLR2004 - the ten shown above
+    return f"deals {shown}{more}"

@@ -1,0 +1,84 @@
+"""Every key and channel in Redis. Values are described in the scripts that write them."""
+
+from __future__ import annotations
+
+from django.conf import settings
+
+
+def _key(name: str) -> str:
+    return f"{settings.KEY_PREFIX}{name}"
+
+
+def price(symbol: str) -> str:
+    """Hash: the last accepted price, its bucket so far, and the fencing token of its writer."""
+    return _key(f"price:{symbol}")
+
+
+def price_update(symbol: str) -> str:
+    """Channel: {symbol, price, timestamp} of accepted prices."""
+    return _key(f"price_update:{symbol}")
+
+
+def window(symbol: str) -> str:
+    """Stream: closed price buckets of the last 60 s; the id is the bucket's first price sequence."""
+    return _key(f"window:{symbol}")
+
+
+def upper(symbol: str) -> str:
+    """Sorted set of the trigger book: deal ids by upper trigger."""
+    return _key(f"book:{symbol}:upper")
+
+
+def lower(symbol: str) -> str:
+    """Sorted set of the trigger book: deal ids by lower trigger."""
+    return _key(f"book:{symbol}:lower")
+
+
+def versions(symbol: str) -> str:
+    """Hash of the trigger book: the version at which each deal is armed."""
+    return _key(f"book:{symbol}:versions")
+
+
+def book_epoch() -> str:
+    """String: the server's run id at the last completed rebuild; missing or different means a rebuild is due."""
+    return _key("book:epoch")
+
+
+def book_progress() -> str:
+    """Hash: how far a rebuild or the slow check has got."""
+    return _key("book:progress")
+
+
+def fired() -> str:
+    """Hash: deal id → fired entry (see workers/book.py), until PostgreSQL has settled it."""
+    return _key("fired")
+
+
+def fired_at() -> str:
+    """Sorted set: deal ids by when their fired entry was last handed to the queue, ms."""
+    return _key("fired:at")
+
+
+def state() -> str:
+    """String `version:state`: the cached system state."""
+    return _key("system:state")
+
+
+def lease(symbol: str) -> str:
+    """String with a time to live: which prices process drives the symbol."""
+    return _key(f"lease:{symbol}")
+
+
+def dropped_ticks() -> str:
+    """Hash: how many ticks were dropped, by reason."""
+    return _key("prices:dropped")
+
+
+def notifications(user_id: int) -> str:
+    """Channel: what a user is told."""
+    return _key(f"notifications:{user_id}")
+
+
+def closures() -> str:
+    """Channel: one message a settlement, with its closures."""
+    return _key("closures")

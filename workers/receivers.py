@@ -1,0 +1,67 @@
+"""What happens right after a deal has changed: its triggers go into the book, its user is told. Hints, not promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import connection
+from django.utils import timezone
+from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
+
+from deals.money import plain
+from deals.queries import WatchRow, watch_rows
+from deals.sql import statement
+from workers import announce, book
+from workers.clock import WALL_CLOCK, Clock
+from workers.dispatch import send_closures
+
+log = structlog.get_logger(__name__)
+
+
+def on_deal_changed(ids: list[int], **_signal: Any) -> None:
+    """Bring the book in line with these deals' rows and publish their notifications.
+
+    When Redis or the broker is away the rows keep saying what is due (`pending`, unpublished) and the sweep does it.
+    """
+    if settings.STATIC_ONLY:
+        return
+    try:
+        arm_rows(watch_rows(ids))
+        announce.publish_notifications(ids)
+    except (RedisError, BrokerError) as error:
+        log.warning("deal.arming_postponed", deal_ids=ids[:20], error=str(error))
+
+
+def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:
+    """Arm what PostgreSQL says, write down that it is armed, and send what fired at once; returns how many were armed.
+
+    The book first, the row second: a crash in between leaves `pending`, and arming twice changes nothing.
+    Raises redis.RedisError, kombu OperationalError.
+    """
+    armed = book.arm(rows, clock=clock)
+    pending = [row for row in armed.held if row.monitoring == "pending"]
+    if pending:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                statement("mark_armed"),
+                {
+                    "ids": [row.id for row in pending],
+                    "versions": [row.watch_version for row in pending],
+                    "now": timezone.now(),
+                },
+            )
+    for row in pending:
+        log.info(
+            "deal.armed", deal_id=row.id, symbol=row.symbol, version=row.watch_version,
+            upper=_shown(row.upper_trigger), lower=_shown(row.lower_trigger),
+        )  # fmt: skip
+    if armed.fired:
+        send_closures(armed.fired)
+    return len(pending)
+
+
+def _shown(trigger: Any) -> str | None:
+    return None if trigger is None else plain(trigger)

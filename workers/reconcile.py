@@ -1,0 +1,105 @@
+"""Rebuilds the trigger book from PostgreSQL after Redis was lost or restarted, and checks it slowly all the time.
+
+By id ranges, resumable, with the versioned arm script; it never empties the book.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from django.conf import settings
+from django.db import connection
+from redis import Redis
+
+from deals.queries import WatchRow, watch_rows, watched_after
+from workers import book, keys, system
+from workers.receivers import arm_rows
+from workers.redis_client import connect
+
+log = structlog.get_logger(__name__)
+
+RECONCILE_LOCK: Final = 7307
+RANGE: Final = 5_000
+NO_VERSION: Final = 2**31
+
+
+def reconcile() -> int:
+    """Rebuild the book when its epoch is not this run of Redis, else check one range; returns how many deals were seen.
+
+    One at a time, by an advisory lock. Killed in the middle, the next call goes on where this one was.
+    Raises redis.RedisError, django.db.OperationalError.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [RECONCILE_LOCK])
+        if not (cursor.fetchone() or (False,))[0]:
+            return 0
+        try:
+            return _reconcile(connect())
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [RECONCILE_LOCK])
+
+
+def _reconcile(client: Redis) -> int:
+    system.refresh_state()
+    run_id = system.server_run_id()
+    if client.get(keys.book_epoch()) == run_id:
+        return _check_one_range(client)
+    return _rebuild(client, run_id)
+
+
+def _rebuild(client: Redis, run_id: str) -> int:
+    done, after = 0, 0
+    progress = client.hgetall(keys.book_progress())
+    if progress.get("run_id") == run_id:  # type: ignore[union-attr]
+        after = int(progress["after"])  # type: ignore[index]
+    log.warning("book.rebuild_started", run_id=run_id, after=after)
+    while rows := watched_after(after, RANGE):
+        arm_rows(rows)
+        after, done = rows[-1].id, done + len(rows)
+        client.hset(keys.book_progress(), mapping={"run_id": run_id, "after": after})
+    removed = sum(_remove_strangers(client, symbol) for symbol in settings.SYMBOLS)
+    client.hset(keys.book_progress(), mapping={"run_id": run_id, "after": 0, "symbol": 0})
+    client.set(keys.book_epoch(), run_id)
+    log.warning("book.rebuilt", deals=done, removed=removed)
+    return done
+
+
+def _check_one_range(client: Redis) -> int:
+    """Arm the next range again and clean the next symbol's book; the next call takes the ones after."""
+    after, turn = (int(value or 0) for value in client.hmget(keys.book_progress(), ["after", "symbol"]))
+    rows = watched_after(after, RANGE)
+    arm_rows(rows)
+    removed = _remove_strangers(client, settings.SYMBOLS[turn % len(settings.SYMBOLS)])
+    next_after = rows[-1].id if len(rows) == RANGE else 0
+    client.hset(keys.book_progress(), mapping={"after": next_after, "symbol": (turn + 1) % len(settings.SYMBOLS)})
+    if removed:
+        log.warning("book.strangers_removed", removed=removed)
+    return len(rows)
+
+
+def _remove_strangers(client: Redis, symbol: str) -> int:
+    """Take out what the book holds and PostgreSQL does not watch (closed, removed, never committed)."""
+    removed, cursor = 0, 0
+    while True:
+        cursor, found = client.hscan(keys.versions(symbol), cursor, count=1000)
+        rows = {row.id: row for row in watch_rows(int(deal_id) for deal_id in found)}
+        strangers = [
+            _unwatched(rows.get(int(deal_id)), int(deal_id), symbol)
+            for deal_id in found
+            if not _is_watched(rows.get(int(deal_id)))
+        ]
+        book.arm(strangers)
+        removed += len(strangers)
+        if not cursor:
+            return removed
+
+
+def _is_watched(row: WatchRow | None) -> bool:
+    return row is not None and row.monitoring in {"pending", "armed"}
+
+
+def _unwatched(row: WatchRow | None, deal_id: int, symbol: str) -> WatchRow:
+    if row is not None:
+        return row
+    return WatchRow(deal_id, symbol, "up", None, None, NO_VERSION, 0, "none")

@@ -1,0 +1,87 @@
+-- Puts deals of one symbol into the book, or takes them out; fires at once what has crossed since the price they were
+-- checked against: at the current price if it lies beyond a trigger, else at the trigger that the window reached.
+--
+-- KEYS  1 state  2 fired  3 fired_at  4 price  5 window  6 upper  7 lower  8 versions
+-- ARGV  1 now (ms)  2 stale after (ms)  3 symbol; then for each deal: id, version, watched-from sequence, upper or '',
+--       lower or '', 'U' or 'L' (which of the two is its Stop Loss)
+-- Returns {{id of each deal the book or `fired` now holds at that version}, {id, entry, … of those fired now}}
+-- Refuses a version older than the one held. Without triggers the deal leaves the book.
+
+local now, stale_ms, symbol = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local held, fired = {}, {}
+local cached = redis.call('GET', KEYS[1])
+local running = cached and string.match(cached, ':(.*)$') == 'running'
+local p = redis.call('HMGET', KEYS[4], 'price', 'at', 'trade_id', 'seq', 'received', 'b_seq', 'b_low', 'b_high')
+local fresh = p[1] and tonumber(now) - tonumber(p[5]) < stale_ms and tonumber(now) - tonumber(p[2]) < stale_ms
+
+-- Buckets from the newest to the oldest, each with the lowest and highest price from it on.
+local buckets
+local function load_buckets()
+    buckets = {{seq = tonumber(p[6]), low = tonumber(p[7]), high = tonumber(p[8])}}
+    for _, entry in ipairs(redis.call('XREVRANGE', KEYS[5], '+', '-')) do
+        local last = buckets[#buckets]
+        buckets[#buckets + 1] = {
+            seq = tonumber(string.match(entry[1], '^%d+')),
+            low = math.min(last.low, tonumber(entry[2][2])), high = math.max(last.high, tonumber(entry[2][4])),
+        }
+    end
+end
+
+local function range_since(seq)
+    if not buckets then load_buckets() end
+    local first, last = 1, #buckets
+    if buckets[1].seq <= seq then return nil end
+    while first < last do
+        local middle = math.ceil((first + last) / 2)
+        if buckets[middle].seq > seq then first = middle else last = middle - 1 end
+    end
+    return buckets[first]
+end
+
+-- The price at which a deal is due already, or nil.
+local function due_price(from_seq, upper, lower, stop)
+    if not (running and fresh) or tonumber(p[4]) <= from_seq then return nil end
+    local high, low = upper ~= '' and tonumber(upper), lower ~= '' and tonumber(lower)
+    local price = tonumber(p[1])
+    if (high and price >= high) or (low and price <= low) then return p[1] end
+    local range = range_since(from_seq)
+    if not range then return nil end
+    local up, down = high and range.high >= high, low and range.low <= low
+    if stop == 'U' then return (up and upper) or (down and lower) or nil end
+    return (down and lower) or (up and upper) or nil
+end
+
+for a = 4, #ARGV, 6 do
+    local id, version, from_seq, upper, lower, stop =
+        ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
+    local in_book = tonumber(redis.call('HGET', KEYS[8], id) or '0')
+    local entry = redis.call('HGET', KEYS[2], id)
+    local in_fired = entry and tonumber(string.match(entry, '^%d+')) or 0
+    if in_fired >= tonumber(version) then
+        if in_fired == tonumber(version) then held[#held + 1] = id end
+    elseif in_book <= tonumber(version) then
+        if entry then
+            redis.call('HDEL', KEYS[2], id)
+            redis.call('ZREM', KEYS[3], id)
+        end
+        local price = due_price(from_seq, upper, lower, stop)
+        if price or (upper == '' and lower == '') then
+            redis.call('ZREM', KEYS[6], id)
+            redis.call('ZREM', KEYS[7], id)
+            redis.call('HDEL', KEYS[8], id)
+        else
+            if upper == '' then redis.call('ZREM', KEYS[6], id) else redis.call('ZADD', KEYS[6], upper, id) end
+            if lower == '' then redis.call('ZREM', KEYS[7], id) else redis.call('ZADD', KEYS[7], lower, id) end
+            redis.call('HSET', KEYS[8], id, version)
+        end
+        if price then
+            entry = table.concat({version, symbol, price, price == p[1] and p[3] or '', p[2], p[5], now, 'arm'}, '|')
+            redis.call('HSET', KEYS[2], id, entry)
+            redis.call('ZADD', KEYS[3], now, id)
+            fired[#fired + 1], fired[#fired + 2] = id, entry
+        end
+        held[#held + 1] = id
+    end
+end
+
+return {held, fired}

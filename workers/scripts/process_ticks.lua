@@ -1,0 +1,100 @@
+-- Takes checked ticks in order: stores each price, widens the symbol's bucket, and moves every deal whose trigger a tick
+-- reached out of both sets of the book into `fired`. Atomic.
+--
+-- KEYS  1 state  2 fired  3 fired_at, then for each symbol: price, window, upper, lower, versions, lease
+-- ARGV  1 fencing token  2 owner  3 now (ms)  4 '1' to publish  5 number of symbols n, then for each symbol: name, channel;
+--       then for each tick: symbol's number (1..n), price, exchange time (ms), trade id or '', sequence, received (ms)
+-- Returns {state, {symbols whose ticks were refused: another process drives them}, {id, entry, id, entry, …}}
+-- A fired entry is version|symbol|price|trade id|exchange ms|received ms|fired ms|detector.
+
+local BUCKET_MS, WINDOW_MS, CHUNK = 250, 60000, 1000
+local token, owner, now, publish, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5])
+local cached = redis.call('GET', KEYS[1])
+local state = cached and string.match(cached, ':(.*)$') or ''
+local running = state == 'running'
+local refused, fired, symbols = {}, {}, {}
+
+for i = 1, n do
+    local k = 3 + (i - 1) * 6
+    local s = {name = ARGV[4 + 2 * i], channel = ARGV[5 + 2 * i], price_key = KEYS[k + 1], window = KEYS[k + 2],
+               upper = KEYS[k + 3], lower = KEYS[k + 4], versions = KEYS[k + 5]}
+    local h = redis.call('HMGET', s.price_key, 'token', 'b_seq', 'b_low', 'b_high', 'b_at', 'cut', 'seq')
+    local holder = redis.call('GET', KEYS[k + 6])
+    s.refused = (h[1] and tonumber(h[1]) > tonumber(token)) or (holder and holder ~= owner)
+    if s.refused then refused[#refused + 1] = s.name end
+    s.b_seq, s.b_low, s.b_high, s.b_at, s.cut = h[2], h[3], h[4], h[5], tonumber(h[6] or '-1')
+    s.seen = tonumber(h[7] or '0')
+    symbols[i] = s
+end
+
+local function store_bucket(s)
+    redis.call('XADD', s.window, s.b_seq .. '-0', 'low', s.b_low, 'high', s.b_high, 'at', s.b_at)
+    for _, entry in ipairs(redis.call('XRANGE', s.window, '-', '+', 'COUNT', 3)) do
+        if tonumber(entry[2][6]) >= tonumber(s.b_at) - WINDOW_MS then break end
+        redis.call('XDEL', s.window, entry[1])
+    end
+end
+
+local function widen(s, price, seq, received)
+    local fresh = not s.b_seq or tonumber(received) - tonumber(s.b_at) >= BUCKET_MS or s.cut >= tonumber(s.b_seq)
+    if not fresh then
+        if tonumber(price) < tonumber(s.b_low) then s.b_low = price end
+        if tonumber(price) > tonumber(s.b_high) then s.b_high = price end
+        return
+    end
+    if s.b_seq then store_bucket(s) end
+    s.b_seq, s.b_low, s.b_high, s.b_at, s.cut = seq, price, price, received, -1
+end
+
+local function fire(s, ids, tail)
+    for from = 1, #ids, CHUNK do
+        local chunk = {unpack(ids, from, math.min(from + CHUNK - 1, #ids))}
+        local versions = redis.call('HMGET', s.versions, unpack(chunk))
+        local entries, times = {}, {}
+        for i, id in ipairs(chunk) do
+            local entry = (versions[i] or '0') .. tail
+            entries[#entries + 1], entries[#entries + 2] = id, entry
+            times[#times + 1], times[#times + 2] = now, id
+            fired[#fired + 1], fired[#fired + 2] = id, entry
+        end
+        redis.call('HSET', KEYS[2], unpack(entries))
+        redis.call('ZADD', KEYS[3], unpack(times))
+        redis.call('ZREM', s.upper, unpack(chunk))
+        redis.call('ZREM', s.lower, unpack(chunk))
+        redis.call('HDEL', s.versions, unpack(chunk))
+    end
+end
+
+for a = 6 + 2 * n, #ARGV, 6 do
+    local s, price, at, trade_id, seq, received =
+        symbols[tonumber(ARGV[a])], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
+    -- A call that is sent again because its answer was lost finds its ticks done: they are passed over.
+    if not s.refused and tonumber(seq) > s.seen then
+        widen(s, price, seq, received)
+        s.last = {price, at, trade_id, seq, received}
+        if running then
+            local up = redis.call('ZRANGEBYSCORE', s.upper, '-inf', price)
+            local down = redis.call('ZRANGEBYSCORE', s.lower, price, '+inf')
+            if #up + #down > 0 then
+                local tail = '|' .. s.name .. '|' .. price .. '|' .. trade_id .. '|' .. at .. '|' .. received .. '|'
+                    .. now .. '|tick'
+                fire(s, up, tail)
+                fire(s, down, tail)
+            end
+        end
+    end
+end
+
+for _, s in ipairs(symbols) do
+    if s.last then
+        redis.call('HSET', s.price_key, 'token', token, 'price', s.last[1], 'at', s.last[2], 'trade_id', s.last[3],
+            'seq', s.last[4], 'received', s.last[5], 'b_seq', s.b_seq, 'b_low', s.b_low, 'b_high', s.b_high,
+            'b_at', s.b_at, 'cut', tostring(s.cut))
+        if publish then
+            redis.call('PUBLISH', s.channel,
+                cjson.encode({symbol = s.name, price = s.last[1], timestamp = tonumber(s.last[2])}))
+        end
+    end
+end
+
+return {state, refused, fired}

@@ -1,0 +1,13 @@
+"""Names of the log events of the price sources. They are stable: alarms and searches are built on them."""
+
+FEED_CONNECTED = "feed.connected"
+FEED_UNREACHABLE = "feed.unreachable"
+FEED_DISCONNECTED = "feed.disconnected"
+FEED_SILENT = "feed.silent"
+FEED_RETIRING = "feed.retiring"
+FEED_REPLACED = "feed.replaced"
+FEED_SHUTDOWN_ANNOUNCED = "feed.shutdown_announced"
+FEED_SUBSCRIBED = "feed.subscribed"
+FEED_SUBSCRIBE_REFUSED = "feed.subscribe_refused"
+FEED_GARBAGE = "feed.garbage"
+FEED_SYMBOLS_UNKNOWN = "feed.symbols_unknown"

@@ -1,0 +1,159 @@
+"""Recorded trades from Binance's public archives (data.binance.vision): a strict reader, a replaying source.
+
+The reader refuses a malformed file; it doesn't judge the market: times that go backwards are passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from deals.money import NotADecimal, parse_price
+from workers.sources.base import Heartbeat, Tick
+from workers.sources.errors import SourceError
+
+_COLUMNS = (6, 7)  # newer archives end with isBestMatch
+_INTEGER = re.compile(rb"[0-9]{1,18}")
+# Spot archives hold microseconds since 2025. As milliseconds such a number would lie after the year 5000.
+_FIRST_MICROSECONDS = 10**14
+_LAST_MICROSECONDS = 10**17
+_YIELD_EVERY = 256  # a tape at full speed must not keep the event loop for itself
+
+
+class TapeError(SourceError):
+    """A tape can't be read; the text names the file, the line (from 1) and the reason."""
+
+    def __init__(self, path: Path, line: int | None, reason: str) -> None:
+        where = str(path) if line is None else f"{path}: line {line}"
+        super().__init__(f"{where}: {reason}")
+        self.path = path
+        self.line = line
+        self.reason = reason
+
+
+class Trade(NamedTuple):
+    """One row of a tape: its line (from 1), the trade's number, the price as written, the time in ms."""
+
+    line: int
+    trade_id: int
+    price: str
+    at_ms: int
+
+
+def read_trades(path: str | Path) -> Iterator[Trade]:
+    """Yield the trades of a CSV without header: id, price, qty, quote qty, time, is-buyer-maker[, best].
+
+    Only id, price and time are used. Time is in milliseconds, or in microseconds as in spot archives since
+    2025. Raises TapeError at the first row that is not exactly that, or if the file is missing or empty.
+    """
+    path = Path(path)
+    previous_id: int | None = None
+    try:
+        with path.open("rb") as rows:
+            for line, row in enumerate(rows, start=1):
+                trade = _parse_row(path, line, row.rstrip(b"\r\n"))
+                if previous_id is not None and trade.trade_id <= previous_id:
+                    reason = f"trade id {trade.trade_id} does not rise (the row before has {previous_id})"
+                    raise TapeError(path, line, reason)
+                previous_id = trade.trade_id
+                yield trade
+    except OSError as error:
+        raise TapeError(path, None, error.strerror or str(error)) from error
+    if previous_id is None:
+        raise TapeError(path, None, "is empty")
+
+
+def _parse_row(path: Path, line: int, row: bytes) -> Trade:
+    try:
+        row.decode()
+    except UnicodeDecodeError:
+        raise TapeError(path, line, "is not UTF-8") from None
+    cells = row.split(b",")
+    if len(cells) not in _COLUMNS:
+        raise TapeError(path, line, f"has {len(cells)} columns, not 6 or 7")
+    try:
+        return Trade(line, _integer("trade id", cells[0]), _price(cells[1]), _milliseconds(cells[4]))
+    except ValueError as error:
+        raise TapeError(path, line, str(error)) from None
+
+
+def _integer(name: str, cell: bytes) -> int:
+    if not _INTEGER.fullmatch(cell):
+        raise ValueError(f"{name} {_shown(cell)} is not a whole number")
+    return int(cell)
+
+
+def _milliseconds(cell: bytes) -> int:
+    value = _integer("time", cell)
+    if value >= _LAST_MICROSECONDS:
+        raise ValueError(f"time {value} is neither milliseconds nor microseconds")
+    return value // 1000 if value >= _FIRST_MICROSECONDS else value
+
+
+def _price(cell: bytes) -> str:
+    text = cell.decode()
+    try:
+        parse_price(text)
+    except NotADecimal as error:
+        raise ValueError(f"price {_shown(cell)} {error}") from None
+    return text
+
+
+def _shown(cell: bytes) -> str:
+    return repr(cell[:40].decode(errors="replace"))
+
+
+class TapeSource:
+    """Replays a tape once, in the file's order, and ends.
+
+    speed   "max": as fast as it is read; a number N: N times real time by the tape's own times
+    Raises TapeError from the iteration.
+    """
+
+    name = "tape"
+
+    def __init__(self, path: str | Path, symbol: str, speed: float | Literal["max"] = "max") -> None:
+        self.heartbeat = Heartbeat()
+        self._path = Path(path)
+        self._symbol = symbol
+        self._speed = speed
+
+    async def ticks(self) -> AsyncGenerator[Tick, None]:
+        """Yield the tape's trades; times are the tape's own."""
+        pace = None if self._speed == "max" else _Pace(self._speed)
+        for count, trade in enumerate(read_trades(self._path), start=1):
+            if pace is not None:
+                await pace.wait_until(trade.at_ms)
+            elif count % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+            self.heartbeat.beat()
+            yield Tick(self._symbol, trade.price, trade.at_ms, trade.trade_id)
+
+
+class _Pace:
+    """Waits until the tape's clock, started with its first trade and run at `speed`, has come to a time."""
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._first_ms: int | None = None
+        self._started_s = 0.0
+
+    async def wait_until(self, at_ms: int) -> None:
+        now_s = time.monotonic()
+        if self._first_ms is None:
+            self._first_ms, self._started_s = at_ms, now_s
+        due_s = self._started_s + (at_ms - self._first_ms) / 1000 / self._speed
+        await asyncio.sleep(max(0.0, due_s - now_s))
+
+
+def parse_speed(text: str) -> float | Literal["max"]:
+    """Read a speed as an operator writes it: `max` or a positive number. Raises SourceError."""
+    if text == "max":
+        return "max"
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) and float(text) > 0:
+        return float(text)
+    raise SourceError(f"speed {text!r} is neither max nor a positive number")

@@ -1,0 +1,67 @@
+"""The system state as Redis sees it: cached for the scripts, never the truth. `deals.state` owns the row."""
+
+from __future__ import annotations
+
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from deals import quotes, state
+from deals.errors import DealError
+from deals.queries import CurrentState, current_state
+from deals.sql import statement
+from workers import book, keys
+from workers.redis_client import CACHE_STATE, connect
+
+log = structlog.get_logger(__name__)
+
+
+def refresh_state() -> CurrentState:
+    """Read the state from PostgreSQL and cache it in Redis unless a newer one is cached. Raises redis.RedisError."""
+    current = current_state()
+    CACHE_STATE.run(connect(), [keys.state()], [current.version, current.state])
+    return current
+
+
+def refresh_state_if_reachable() -> None:
+    """The same where Redis may be away: the sweep and the prices process do it again when it is back."""
+    try:
+        refresh_state()
+    except RedisError as error:
+        log.warning("system.state_not_cached", error=str(error))
+
+
+def resume(reason: str) -> None:
+    """Run again. Every watched deal is watched from its symbol's current price on, except for what had fired.
+
+    One transaction moves `watched_from` and the state, so that nothing fires on what happened in between.
+    Raises redis.RedisError when the current prices cannot be read.
+    """
+    current = []
+    for symbol in settings.SYMBOLS:
+        try:
+            current.append(quotes.board().quote(symbol))
+        except DealError as error:
+            log.warning("system.resumed_without_price", symbol=symbol, why=error.message)
+    fired = list(book.all_fired())
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            statement("watch_from_now"),
+            {
+                "symbols": [quote.symbol for quote in current],
+                "seqs": [quote.seq for quote in current],
+                "ats": [quote.at for quote in current],
+                "fired": fired,
+                "now": timezone.now(),
+            },
+        )
+        state.change(state.State.RUNNING, reason)
+    refresh_state()
+
+
+def server_run_id() -> str:
+    """Which run of Redis this is: it changes with every restart. Raises redis.RedisError."""
+    info = connect().info("server")
+    return str(info["run_id"])  # type: ignore[index]

@@ -1,0 +1,115 @@
+"""The Celery tasks: thin shells that read a message, call the work, and decide about another attempt.
+
+Every task may run twice, be killed at any instruction, or come too late.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import structlog
+from celery import Task, shared_task
+from django.utils import timezone
+from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
+
+from deals import services
+from deals.errors import Unavailable
+from deals.queries import watch_rows
+from deals.settlement import Failure, settle
+from workers import announce, book, dead_letters, reconcile, sweep
+from workers.book import Fired
+from workers.receivers import arm_rows
+from workers.retry import MAX_RETRIES, TRANSIENT, backoff_s
+
+log = structlog.get_logger(__name__)
+
+
+@shared_task(name="workers.close_deals", bind=True, max_retries=MAX_RETRIES, default_retry_delay=2)
+def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: int | None = None) -> int:
+    """Settle a batch of fired deals, [deal id, fired entry] each; returns how many it closed.
+
+    A lost connection is tried again after 2 and 4 s; then the task ends and the sweep re-sends what is still in `fired`.
+    A deal with bad data is tried again alone, and after its attempts becomes a dead letter.
+    """
+    fired = {int(deal_id): Fired.parse(deal_id, entry) for deal_id, entry in batch}
+    try:
+        report = settle([item.due() for item in fired.values()], now=timezone.now())
+    except Unavailable as refused:
+        log.warning("closures.refused", deals=len(fired), why=refused.message)
+        return 0
+    except TRANSIENT as error:
+        log.warning("closures.retry", deals=len(fired), attempt=self.request.retries + 1, error=str(error))
+        raise self.retry(exc=error, countdown=backoff_s(self.request.retries)) from error
+    # What was closed leaves `fired`; so does what a later read shows is not due any more.
+    finished = [closure.deal_id for closure in report.closed] + report.gone + report.changed
+    _after_commit(fired, finished, report.changed)
+    announce_closures(report.closed)
+    for failure in report.failed:
+        _try_alone_again(self, fired[failure.due.deal_id], failure, first_failed_ms)
+    return len(report.closed)
+
+
+def _after_commit(fired: dict[int, Fired], finished: list[int], changed: list[int]) -> None:
+    """PostgreSQL has decided; a Redis that is away is told later, by the sweep."""
+    try:
+        book.clear_fired((deal_id, fired[deal_id].version) for deal_id in finished)
+        if changed:
+            arm_rows(watch_rows(changed))
+    except (RedisError, BrokerError) as error:
+        log.warning("closures.fired_not_cleared", deals=len(finished), error=str(error))
+
+
+def announce_closures(closed: list[Any]) -> None:
+    """Publish closures and notifications; what does not go out is published by the sweep."""
+    try:
+        announce.publish_closures(closed)
+        if closed:
+            announce.publish_notifications([closure.deal_id for closure in closed])
+    except RedisError as error:
+        log.warning("closures.not_announced", deals=len(closed), error=str(error))
+
+
+def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first_failed_ms: int | None) -> None:
+    attempt = task.request.retries + 1
+    since_ms = first_failed_ms or time.time_ns() // 1_000_000
+    error = f"{type(failure.error).__name__}: {failure.error}"
+    log.warning("deal.attempt_failed", deal_id=fired.deal_id, attempt=attempt, error=error)
+    services.record_attempt(
+        deal_id=fired.deal_id, version=fired.version, price=failure.due.price, error=error
+    )
+    if attempt > MAX_RETRIES:
+        dead_letters.bury(fired, failure, attempts=attempt, first_failed_ms=since_ms, task=str(task.name))
+        book.clear_fired([(fired.deal_id, fired.version)])
+        return
+    delay_s = backoff_s(task.request.retries)
+    book.postpone({fired.deal_id: time.time_ns() // 1_000_000 + 2 * delay_s * 1000})
+    task.apply_async(
+        args=[[[fired.deal_id, fired.entry]]],
+        kwargs={"first_failed_ms": since_ms},
+        argsrepr=f"deals {fired.deal_id}",
+        countdown=delay_s,
+        retries=attempt,
+    )
+
+
+@shared_task(name="workers.sweep", soft_time_limit=10, time_limit=12)
+def sweep_task() -> dict[str, int]:
+    """Find what the book missed, re-send what waits, arm what is pending, end what has run its time; see workers/sweep.py."""
+    report = sweep.sweep()
+    if report.book_lost:
+        reconcile_task.apply_async(retry=False)
+    return report.counts()
+
+
+@shared_task(name="workers.reconcile", soft_time_limit=110, time_limit=120)
+def reconcile_task() -> int:
+    """Rebuild a lost book, or check the next range of a good one; see workers/reconcile.py."""
+    return reconcile.reconcile()
+
+
+@shared_task(name="workers.housekeeping")
+def housekeeping() -> int:
+    """Trim what is kept only for a while."""
+    return dead_letters.trim()

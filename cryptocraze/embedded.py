@@ -253,6 +253,22 @@ def running(servers: EmbeddedServers) -> Iterator[EmbeddedServers]:
         servers.close()
 
 
+@contextlib.contextmanager
+def temporary_servers() -> Iterator[dict[str, str]]:
+    """Servers with data in a temporary folder, for a command that leaves nothing behind; yields their settings."""
+    folder = Path(tempfile.mkdtemp(prefix="cryptocraze-"))
+    folder.chmod(0o711)  # PostgreSQL runs as another user when we are root
+    try:
+        with running(EmbeddedServers(folder / "data", durable=False)) as servers:
+            yield {
+                "DATABASE_URL": servers.database_url,
+                "REDIS_URL": servers.redis_url,
+                "SECRET_KEY": secrets.token_urlsafe(48),
+            }
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def with_parent(ending: str, command: list[str], user: str = "-") -> list[str]:
     """The command wrapped so that it gets the signal `ending` when its parent dies; `user` is `uid:gid` or `-`."""
     return [sys.executable, "-I", "-S", str(BASE_DIR / "cryptocraze" / "child.py"), ending, user, *command]

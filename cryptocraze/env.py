@@ -107,6 +107,15 @@ def addresses() -> Addresses:
     return Addresses(_checked_database(database_url), redis)
 
 
+def servers_known() -> bool:
+    """Whether settings or running embedded servers say where PostgreSQL and Redis are."""
+    try:
+        addresses()
+    except SettingError:
+        return any(os.environ.get(name) for name in ("DATABASE_URL", "REDIS_URL", "REDIS_HOST"))
+    return True
+
+
 def _embedded_addresses() -> dict[str, str]:
     """What runs for the data folder. A file that its owner left behind when it was killed counts as none."""
     try:

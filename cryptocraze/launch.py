@@ -97,6 +97,7 @@ class Launcher:
         defaults = {
             "PRICE_SOURCE": "simulated" if self._demo else "binance",
             "FLOWER_EVENTS": "true",
+            "WORKER_SOFT_SHUTDOWN_S": "3",  # a worker always waits that long, and here a person waits for it
             "FLOWER_BASIC_AUTH": "admin:admin" if self._demo else self._flower_login(),
             **({"LOG_JSON": "false"} if self._demo else {}),
         }
@@ -109,6 +110,7 @@ class Launcher:
             "FLOWER_PORT": str(self.flower_port),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",
+            "DEMO": "true" if self._demo else "",
         }
 
     def _flower_login(self) -> str:

@@ -21,8 +21,8 @@ DEBIAN_PROGRAMS = ("/usr/bin/redis-server", "/usr/lib/postgresql/15/bin/postgres
 # What a developer's shell may hold and no test may depend on.
 FOREIGN_SETTINGS = (
     *("CELERY_BROKER_URL", "CRYPTOCRAZE_DATA_DIR", "DEBUG", "KEY_PREFIX", "PRICE_SOURCE", "PROCESS_NAME", "SYMBOLS"),
-    *("REDIS_CA_FILE", "REDIS_DB", "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PORT", "STATIC_ONLY", "WEB_PORT"),
-    *("FLOWER_BASIC_AUTH", "FLOWER_EVENTS", "FLOWER_PORT", "LOG_JSON", "WORKER_CONCURRENCY"),
+    *("DATABASE_POOL", "REDIS_CA_FILE", "REDIS_DB", "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PORT", "STATIC_ONLY", "WEB_PORT"),
+    *("FLOWER_BASIC_AUTH", "FLOWER_EVENTS", "FLOWER_PORT", "LOG_JSON", "WORKER_CONCURRENCY", "WORKER_SOFT_SHUTDOWN_S"),
 )
 NO_SERVER = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
 
@@ -71,6 +71,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not TAPES_DIR.is_dir():
         _leave_out(config, items, "tapes", f"no folder {TAPES_DIR} (TAPES_DIR)")
     if missing := [path for path in DEBIAN_PROGRAMS if not Path(path).exists()]:
+        if os.environ.get("DEBIAN_TESTS") == "required":
+            raise pytest.UsageError(f"DEBIAN_TESTS=required, but there is no {', '.join(missing)}")
         _leave_out(config, items, "debian", f"no {', '.join(missing)}")
 
 
@@ -163,7 +165,7 @@ def start_process(tmp_path: Path, process_env: dict[str, str]) -> Iterator[Calla
 
     yield start
     for process in reversed(started):
-        process.stop()
+        process.stop(timeout_s=1)  # a worker's soft shutdown takes 10 s; what a test asserts of it, it asserts itself
         print(f"--- {' '.join(process.command)}\n{process.output}")  # noqa: T201 shown when the test fails
 
 

@@ -7,6 +7,7 @@ send: fired → Celery                           lease: who drives which symbol
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -121,11 +122,17 @@ class PriceEngine:
         self._sender.shutdown()
         log.info("prices.stopped", owner=self.owner)
 
+    @property
+    def backlog(self) -> int:
+        """How many accepted prices wait for Redis."""
+        return len(self._pending)
+
     async def _pump(self, source: PriceSource) -> None:
-        async for tick in source.ticks():
-            price = self.board.accept(tick)
-            if price is not None:
-                self.enqueue(price)
+        async with contextlib.aclosing(source.ticks()) as ticks:
+            async for tick in ticks:
+                price = self.board.accept(tick)
+                if price is not None:
+                    self.enqueue(price)
 
     def enqueue(self, price: Price) -> None:
         """Queue an accepted price for the book. While Redis is away the oldest beyond 200,000 are dropped and counted."""

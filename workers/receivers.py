@@ -11,6 +11,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
+from deals.models import WATCHED
 from deals.money import plain
 from deals.queries import WatchRow, watch_rows
 from deals.sql import statement
@@ -29,8 +30,10 @@ def on_deal_changed(ids: list[int], **_signal: Any) -> None:
     if settings.STATIC_ONLY:
         return
     try:
-        arm_rows(watch_rows(ids))
-        announce.publish_notifications(ids)
+        rows = watch_rows(ids)
+        arm_rows(rows)
+        if told := [row.id for row in rows if row.monitoring not in WATCHED]:
+            announce.publish_notifications(told)
     except (RedisError, BrokerError) as error:
         log.warning("deal.arming_postponed", deal_ids=ids[:20], error=str(error))
 

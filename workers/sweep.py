@@ -89,7 +89,7 @@ def sweep(*, clock: Clock = WALL_CLOCK) -> SweepReport:
         log.warning("sweep.found", deals=len(found), ids=report.found_ids[:20])
         send_closures(found)
     _resend(clock, report, {fired.deal_id for fired in found})
-    _expire(clock, report)
+    report.expired = end_expired(clock=clock)
     report.armed = arm_rows(pending_rows(ARM_LIMIT), clock=clock)
     report.published = announce.publish_notifications()
     report.book_lost = connect().get(keys.book_epoch()) != system.server_run_id()
@@ -212,21 +212,21 @@ def _resend(clock: Clock, report: SweepReport, just_sent: set[int]) -> None:
     report.resent = len(fired)
 
 
-def _expire(clock: Clock, report: SweepReport) -> None:
+def end_expired(*, clock: Clock = WALL_CLOCK) -> int:
     """End monitoring that has run its time, except for what has fired: that keeps its price and closes.
 
     Out of the book first: from then on no tick fires it, so that what is not in `fired` has not fired. A crash before
-    the rows are written is found by the next sweep.
+    the rows are written is found by the next sweep. Returns how many deals it ended.
     """
     now = to_datetime(clock.now_ms())
     ids = expiring_ids(now, EXPIRE_LIMIT)
     if not ids:
-        return
+        return 0
     book.take_out(watch_rows(ids), clock=clock)
     ids = sorted(set(ids) - book.fired_among(ids).keys())
     with connection.cursor() as cursor:
         cursor.execute(statement("expire_monitoring"), {"ids": ids, "now": now})
         expired = [row[0] for row in cursor.fetchall()]
-    report.expired = len(expired)
     if expired:
         log.info("deal.expired", deal_ids=expired[:20], deals=len(expired))
+    return len(expired)

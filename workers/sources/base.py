@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import NamedTuple, Protocol
 
 
@@ -27,7 +27,7 @@ class PriceSource(Protocol):
     name: str
     heartbeat: Heartbeat
 
-    def ticks(self) -> AsyncIterator[Tick]:
+    def ticks(self) -> AsyncGenerator[Tick, None]:
         """Yield ticks in the order received."""
         ...
 

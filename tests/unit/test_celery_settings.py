@@ -1,0 +1,33 @@
+"""Celery ignores options that it doesn't know: every CELERY_* name is checked against its own list."""
+
+from __future__ import annotations
+
+from celery.app.defaults import SETTING_KEYS
+from cryptocraze import settings
+from cryptocraze.celery import app
+
+
+
+def test_every_celery_setting_is_one_that_celery_knows() -> None:
+    names = {name.removeprefix("CELERY_").lower() for name in dir(settings) if name.startswith("CELERY_")}
+    assert names - set(SETTING_KEYS) == set()
+    assert len(names) > 20
+
+
+def test_transport_options_are_ones_that_kombus_redis_channel_reads() -> None:
+    from kombu.transport.redis import Channel
+
+    assert set(settings.CELERY_BROKER_TRANSPORT_OPTIONS) - set(Channel.from_transport_options) == set()
+
+
+def test_a_worker_without_flags_serves_every_queue_and_nothing_else() -> None:
+    assert set(app.amqp.queues) == {"closures", "sweep", "default"}
+
+
+def test_every_routed_task_goes_to_a_queue_that_exists() -> None:
+    assert {route["queue"] for route in settings.CELERY_TASK_ROUTES.values()} <= set(app.amqp.queues)
+
+
+def test_messages_come_back_later_than_a_task_may_run() -> None:
+    visibility_s = settings.CELERY_BROKER_TRANSPORT_OPTIONS["visibility_timeout"]
+    assert visibility_s > settings.CELERY_TASK_TIME_LIMIT + settings.CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT

@@ -10,7 +10,7 @@ NO_SERVER := DATABASE_URL=postgresql://nobody@127.0.0.1:1/none REDIS_URL=redis:/
 .PHONY: help demo run test test-unit test-integration test-load check format requirements clean venv venv-dev
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r name what; do \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do \
 		printf '  make %-18s %s\n' "$$name" "$$what"; done
 
 demo: venv ## the whole system with simulated prices and traders (admin / admin)

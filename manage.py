@@ -17,11 +17,8 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cryptocraze.settings")
     from django.core.management import execute_from_command_line
 
-    try:
-        with _servers_for(sys.argv[1:2]):
-            execute_from_command_line(sys.argv)
-    except env.SettingError as error:
-        sys.exit(f"cryptocraze: {error}")
+    with _servers_for(sys.argv[1:2]):
+        execute_from_command_line(sys.argv)
 
 
 @contextlib.contextmanager

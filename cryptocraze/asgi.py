@@ -1,4 +1,4 @@
-"""The ASGI application: `uvicorn cryptocraze.asgi:application`. The only process with a pool of database connections."""
+"""The ASGI application: `uvicorn cryptocraze.asgi:application`, the only process with a pool of connections."""
 
 import os
 

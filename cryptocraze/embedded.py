@@ -51,9 +51,10 @@ NOT_DURABLE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_
 
 
 class EmbeddedServers:
-    """The servers of one data folder, as their owner sees them. `prepare`, start the `commands`, `wait`, `publish`, `close`.
+    """The servers of one data folder, as their owner sees them.
 
-    What `postgres=False` or `valkey=False` leaves out is expected from the environment. Raises SettingError.
+    In this order: `prepare`, start the `commands`, `wait`, `publish`, at the end `close`. What `postgres=False` or
+    `valkey=False` leaves out is expected from the environment. Raises SettingError.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class EmbeddedServers:
         write_private(self.data_dir / ADDRESS_FILE, json.dumps(kept))
 
     def close(self) -> None:
-        """Take the addresses back, remove what lives only while the servers run, and free the folder. Never fails twice."""
+        """Take the addresses back, remove what lives only while the servers run, and free the folder."""
         if self._lock is None:
             return
         self._remove_leftovers()
@@ -325,9 +326,16 @@ def free_port(ports: range) -> int:
 
 
 def _run_as(user: embedded_home.ServerUser | None, command: list[str]) -> None:
-    identity = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
     done = subprocess.run(
-        command, cwd="/", capture_output=True, text=True, check=False, start_new_session=True, **identity
+        command,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=[] if user else None,
     )
     if done.returncode != 0:
         reason = " ".join((done.stderr or done.stdout).split())

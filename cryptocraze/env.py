@@ -136,7 +136,7 @@ def _checked_database(url: str) -> str:
 
 
 def redis_url() -> str:
-    """Where the environment says Redis is (REDIS_URL, else REDIS_HOST and its companions); empty when it says nothing."""
+    """Where the environment says Redis is: REDIS_URL, else REDIS_HOST and its companions, else an empty text."""
     url = os.environ.get("REDIS_URL", "").strip()
     if url:
         return _checked_redis("REDIS_URL", url)
@@ -172,7 +172,10 @@ def _with_verification(name: str, url: str) -> str:
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
-    if query.get("ssl_cert_reqs", "required") != "required" or query.get("ssl_check_hostname", "true").lower() != "true":
+    if (
+        query.get("ssl_cert_reqs", "required") != "required"
+        or query.get("ssl_check_hostname", "true").lower() != "true"
+    ):
         raise SettingError(f"{name} must not turn the certificate check off: give the server's CA in REDIS_CA_FILE")
     query |= {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
     if ca_file := os.environ.get("REDIS_CA_FILE", "").strip():

@@ -28,7 +28,7 @@ LOOK_EVERY_S = 0.25  # how soon a dead program is noticed; see Supervisor.answer
 WEB_TIMEOUT_S = 60.0
 
 
-class Stopped(Exception):  # noqa: N818 no error: someone asked for the end
+class Stopped(Exception):
     """Ctrl-C, SIGTERM or a closed terminal, seen between two steps."""
 
 
@@ -177,8 +177,8 @@ class Launcher:
         if not self._static_only:
             rows.append(("Flower", f"http://{HOST}:{self.flower_port}/", f"{user} / {password}"))
             rows.append(("prices", f"from {os.environ['PRICE_SOURCE']}", ""))
-        rows.append(("data", str(self._servers.data_dir), ""))
         width = max(len(where) for _, where, _ in rows)
+        rows.append(("data", str(self._servers.data_dir), ""))
         lines = [f"  {what:<8} {where:<{width}}  {login}".rstrip() for what, where, login in rows]
         print("\n".join(["", *lines, "", "  Ctrl-C stops everything.", ""]), flush=True)  # noqa: T201
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging.config
 import os
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ SHARED_PROCESSORS: list[Any] = [
 ]
 
 
-def _add_process(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+def _add_process(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event["process"] = os.environ.get("PROCESS_NAME", "manage")
     return event
 

@@ -1,4 +1,4 @@
-"""Three faults of the queue libraries, mended at start-up. Each names the version it was written for and refuses others.
+"""Three faults of the queue libraries, mended at start-up. Each names the version that it was written for.
 
 When one of these libraries is upgraded: look whether its fault is mended there (tests/broker/test_patches.py shows
 each of them), then remove the patch or raise the version.
@@ -30,7 +30,8 @@ def mend_closing_without_connection() -> None:
     _require("kombu", "5.7.0")
     from kombu.transport.redis import Channel
 
-    original = Channel._connparams  # noqa: SLF001 the place of the fault
+    channel: Any = Channel
+    original = channel._connparams  # noqa: SLF001 the place of the fault
     if getattr(original, "mended", False):
         return
 
@@ -40,7 +41,7 @@ def mend_closing_without_connection() -> None:
         return original(self, asynchronous=asynchronous)
 
     _connparams.mended = True  # type: ignore[attr-defined]
-    Channel._connparams = _connparams  # noqa: SLF001
+    channel._connparams = _connparams  # noqa: SLF001
 
 
 def mend_connection_per_task() -> None:
@@ -49,7 +50,7 @@ def mend_connection_per_task() -> None:
     Django's own rule instead: a connection that is broken or too old is closed, any other stays.
     """
     _require("celery", "5.7.0")
-    from celery.fixups.django import DjangoWorkerFixup
+    from celery.fixups.django import DjangoWorkerFixup  # type: ignore[attr-defined]
     from django.db import close_old_connections
 
     def close_database(_self: Any, **_signal: Any) -> None:

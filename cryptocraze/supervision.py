@@ -49,22 +49,25 @@ class Supervisor:
 
     def start(self, env: dict[str, str], log_dir: Path) -> None:
         """Start supervisord, with no program yet. The servers' own logs go to `log_dir`, all others to our output."""
-        self._write(log_dir)
+        self._write()
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._run_dir / "supervisord.conf")]
-        self._process = subprocess.Popen(
-            with_parent("SIGTERM", command),
-            env=env,
-            cwd=log_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C is ours alone: the servers must stop last
-        )
+        # Its errors go to a file: should we be killed, the pipe breaks, and it must live on to stop the programs.
+        complaints = self._run_dir / "supervisord.err"
+        with complaints.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                with_parent("SIGTERM", command),
+                env=env,
+                cwd=log_dir,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,  # a Ctrl-C is ours alone: the servers must stop last
+            )
         threading.Thread(target=_pass_on, args=[self._process.stdout], daemon=True).start()
         deadline = time.monotonic() + 15
         while not self.answers():
             if time.monotonic() > deadline or not self.alive:
-                raise SettingError("supervisord did not start")
+                raise SettingError(f"supervisord did not start: {complaints.read_text().strip()}")
             time.sleep(0.05)
 
     def start_group(self, name: str) -> None:
@@ -99,7 +102,7 @@ class Supervisor:
         transport = SupervisorTransport("launch", self._password, f"unix://{self._run_dir / 'supervisor.sock'}")
         return xmlrpc.client.ServerProxy("http://127.0.0.1", transport).supervisor
 
-    def _write(self, log_dir: Path) -> None:
+    def _write(self) -> None:
         config = configparser.RawConfigParser()
         config.read_dict(self._sections())
         for name, programs in self._groups.items():

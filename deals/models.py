@@ -56,8 +56,12 @@ class Account(models.Model):
     margin = MoneyField(default=0, help_text="Locked by open deals, USDT.")
     closed_deals = models.PositiveIntegerField(default=0, help_text="Number of closed deals.")
     winning_deals = models.PositiveIntegerField(default=0, help_text="Closed deals with a profit above zero.")
-    total_volume = models.DecimalField(max_digits=30, decimal_places=8, default=0, help_text="Σ volume of closed deals.")
-    total_amount = models.DecimalField(max_digits=30, decimal_places=8, default=0, help_text="Σ amount of closed deals.")
+    total_volume = models.DecimalField(
+        max_digits=30, decimal_places=8, default=0, help_text="Σ volume of closed deals."
+    )
+    total_amount = models.DecimalField(
+        max_digits=30, decimal_places=8, default=0, help_text="Σ amount of closed deals."
+    )
     largest_profit = MoneyField(default=0, help_text="The largest profit of a closed deal, ≥ 0.")
     largest_loss = MoneyField(default=0, help_text="The lowest profit of a closed deal, ≤ 0.")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -80,14 +84,16 @@ class Account(models.Model):
 
 
 WATCHED = (Monitoring.PENDING, Monitoring.ARMED)
-_UP_TRIGGERS = Q(direction="up") & (
-    (Q(upper_trigger=F("take_profit")) | Q(upper_trigger=None, take_profit=None))
-    & (Q(lower_trigger=F("stop_loss")) | Q(lower_trigger=None, stop_loss=None))
-)
-_DOWN_TRIGGERS = Q(direction="down") & (
-    (Q(upper_trigger=F("stop_loss")) | Q(upper_trigger=None, stop_loss=None))
-    & (Q(lower_trigger=F("take_profit")) | Q(lower_trigger=None, take_profit=None))
-)
+
+
+def _same(trigger: str, level: str) -> Q:
+    """Equal or both NULL. A bare comparison with NULL is unknown, and a check lets the unknown pass."""
+    both_set = Q(**{f"{trigger}__isnull": False, f"{level}__isnull": False, trigger: F(level)})
+    return both_set | Q(**{trigger: None, level: None})
+
+
+_UP_TRIGGERS = Q(direction="up") & _same("upper_trigger", "take_profit") & _same("lower_trigger", "stop_loss")
+_DOWN_TRIGGERS = Q(direction="down") & _same("upper_trigger", "stop_loss") & _same("lower_trigger", "take_profit")
 _IS_OPEN = Q(
     status="open",
     closed_at=None,
@@ -96,6 +102,12 @@ _IS_OPEN = Q(
     detector=None,
     profit=None,
     commission=None,
+    close_trade_id=None,
+    close_tick_at=None,
+    received_at=None,
+    fired_at=None,
+    started_at=None,
+    settlement=None,
 )
 _IS_CLOSED = Q(
     status="closed",
@@ -106,6 +118,8 @@ _IS_CLOSED = Q(
     detector__isnull=False,
     profit__isnull=False,
     commission__isnull=False,
+    started_at__isnull=False,
+    settlement__isnull=False,
 )
 _WATCHED_ROW = Q(status="open", monitoring__in=("pending", "armed"))
 
@@ -193,7 +207,8 @@ class Deal(models.Model):
                 name="deals_watched_has_expiry",
             ),
             models.CheckConstraint(
-                condition=Q(status="open") | (Q(close_price__gt=0) & Q(profit__gte=-F("amount")) & Q(commission__gte=0)),
+                condition=Q(status="open")
+                | (Q(close_price__gt=0) & Q(profit__gte=-F("amount")) & Q(commission__gte=0)),
                 name="deals_closure_in_bounds",
             ),
             models.CheckConstraint(
@@ -280,6 +295,17 @@ class DealEvent(models.Model):
 
     class Meta:
         db_table = "deal_events"
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=Q(
+                    kind__in=("opened", "armed", "amended", "fired", "attempt", "closed", "removed", "expired", "dead")
+                ),
+                name="deal_events_kind_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(detector=None) | Q(detector__in=Detector.values), name="deal_events_detector_known"
+            ),
+        ]
         indexes: ClassVar = [models.Index(fields=["deal", "id"], name="deal_events_by_deal")]
 
     def __str__(self) -> str:
@@ -305,6 +331,10 @@ class Notification(models.Model):
     class Meta:
         db_table = "notifications"
         constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=Q(kind__in=("deal_closed", "monitoring_expired", "monitoring_removed", "monitoring_failed")),
+                name="notifications_kind_known",
+            ),
             # Told once: a closure has one notification, so has each end of monitoring.
             models.UniqueConstraint(fields=["deal", "kind", "version"], name="notifications_told_once"),
         ]

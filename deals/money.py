@@ -65,8 +65,8 @@ def check_amount(amount: Decimal) -> None:
 
 
 def round_money(value: Decimal) -> Decimal:
-    """Round to 8 decimals, half to even."""
-    return value.quantize(MONEY_QUANTUM, context=ARITHMETIC)
+    """Round to 8 decimals, half to even; nothing rounds to negative zero."""
+    return ARITHMETIC.plus(value.quantize(MONEY_QUANTUM, context=ARITHMETIC))
 
 
 def plain(value: Decimal) -> str:

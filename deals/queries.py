@@ -58,7 +58,9 @@ class CurrentState(NamedTuple):
 
 def watch_rows(ids: Iterable[int]) -> list[WatchRow]:
     """What the book must hold for these deals, in key order."""
-    return _read(Deal.objects.filter(pk__in=list(ids)), None)
+    with connection.cursor() as cursor:
+        cursor.execute(statement("watch_rows"), {"ids": list(ids)})
+        return [WatchRow(*row) for row in cursor.fetchall()]
 
 
 def pending_rows(limit: int) -> list[WatchRow]:
@@ -81,7 +83,7 @@ def _watched() -> QuerySet[Deal]:
     return Deal.objects.filter(status=Status.OPEN, monitoring__in=WATCHED)
 
 
-def _read(deals: QuerySet[Deal], limit: int | None) -> list[WatchRow]:
+def _read(deals: QuerySet[Deal], limit: int) -> list[WatchRow]:
     rows = deals.order_by("pk").values_list(*WatchRow._fields)
     return [WatchRow(*row) for row in rows[:limit]]
 

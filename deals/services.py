@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from deals import locks, money
@@ -20,6 +20,7 @@ from deals.models import Account, Deal, DealEvent, LedgerEntry, Monitoring, Noti
 from deals.quotes import Quote
 from deals.settlement import Due, settle
 from deals.signals import deal_changed
+from deals.sql import statement
 from deals.triggers import Direction, LevelError, Levels, check_levels, triggers_of
 
 log = structlog.get_logger(__name__)
@@ -61,15 +62,16 @@ def open_deal(
     """
     levels = Levels(take_profit, stop_loss)
     _check_terms(symbol, direction, amount, multiplier, quote)
-    _check_levels(direction, levels, quote.price)
     at = now or timezone.now()
     with transaction.atomic():
         locks.hold_stop_lock(locks.MAY_OPEN)
         account = locks.lock_account(user_id)
         earlier = _opened_before(account, client_id)
         if earlier is not None:
+            # Before the levels are checked: the price may have crossed them since, and a repeat is still a repeat.
             _require_same_terms(earlier, symbol, direction, amount, multiplier)
             return earlier
+        _check_levels(direction, levels, quote.price)
         if account.balance < amount:
             raise DealError(
                 "insufficient_balance",
@@ -81,12 +83,7 @@ def open_deal(
             multiplier=multiplier, open_price=quote.price, opened_at=at,
         )  # fmt: skip
         _watch(deal, levels, quote, at)
-        deal.save(force_insert=True)
-        LedgerEntry.objects.create(account=account, deal=deal, kind="open", amount=-amount, created_at=at)
-        _record(deal, DealEvent.Kind.OPENED, at, price=quote.price)
-        account.balance -= amount
-        account.margin += amount
-        account.save(update_fields=["balance", "margin"])
+        _insert(deal)
         _announce(deal)
     log.info("deal.opened", deal_id=deal.pk, symbol=symbol, direction=direction, price=money.plain(quote.price))
     return deal
@@ -103,8 +100,8 @@ def amend_levels(
 ) -> Deal:
     """Change the levels of an open deal; None takes a level away, `UNCHANGED` keeps it. Locks the deal.
 
-    What had fired at the old levels and is not yet settled does not close the deal any more. Monitoring that an operator
-    ended stays ended. Raises NotFound, Conflict `deal_closed`, DealError as for opening.
+    What had fired at the old levels and is not yet settled does not close the deal any more. Monitoring that
+    an operator ended stays ended. Raises NotFound, Conflict `deal_closed`, DealError as for opening.
     """
     at = now or timezone.now()
     with transaction.atomic():
@@ -171,7 +168,8 @@ def remove_from_monitoring(*, deal_id: int, now: datetime | None = None) -> Deal
 
 
 def add_to_monitoring(*, deal_id: int, quote: Quote, now: datetime | None = None) -> Deal:
-    """Watch an open deal (again), from the quote on: it closes by the first later tick beyond a trigger. Locks the deal.
+    """Watch an open deal (again), from the quote on: it closes by the first later tick beyond a trigger. Locks
+    the deal.
 
     A deal that is watched already is left as it is. Raises NotFound, Conflict `deal_closed`, DealError `no_levels`,
     Unavailable `system_not_running`.
@@ -263,6 +261,15 @@ def _watch(deal: Deal, levels: Levels, quote: Quote, at: datetime) -> None:
     deal.watched_from_seq = quote.seq
     deal.watched_from_at = quote.at
     deal.watch_expires_at = at + timedelta(hours=settings.MAX_MONITORING_H) if levels.any else None
+
+
+def _insert(deal: Deal) -> None:
+    """Write the deal with its posting, its event and the account's balances, in one statement."""
+    row = {field.attname: getattr(deal, field.attname) for field in Deal._meta.concrete_fields}
+    with connection.cursor() as cursor:
+        cursor.execute(statement("write_opening"), row)
+        deal.pk = cursor.fetchone()[0]
+    deal._state.adding = False  # noqa: SLF001 - as Model.from_db does
 
 
 def _end_watch(deal: Deal, monitoring: Monitoring, at: datetime) -> None:

@@ -112,9 +112,9 @@ def settle(batch: Sequence[Due], *, now: datetime | None = None) -> Report:
     3. check version and trigger, compute profit and commission;
     4. write deals, ledger, events, notifications and accounts from arrays.
 
-    Safe to run twice: what is closed already is reported as gone. A data error splits the batch by savepoints until only
-    the culprit is left, which is reported as failed. Raises Unavailable `system_not_running`, and OperationalError or
-    InterfaceError when PostgreSQL cannot be reached or the conflict did not go away.
+    Safe to run twice: what is closed already is reported as gone. A data error splits the batch by savepoints
+    until only the culprit is left, which is reported as failed. Raises Unavailable `system_not_running`, and
+    OperationalError or InterfaceError when PostgreSQL cannot be reached or the conflict did not go away.
     """
     started_at = now or timezone.now()
     by_id = {due.deal_id: due for due in batch}
@@ -170,12 +170,12 @@ def _decide(by_id: dict[int, Due], deals: list[_Locked], report: Report) -> list
     report.gone.extend(sorted(by_id.keys() - {deal.id for deal in deals}))
     for deal in deals:
         due = by_id[deal.id]
-        reason = _reason(deal, due)
-        if reason is None:
-            report.changed.append(deal.id)
-            continue
         try:
-            closings.append(_Closing(deal, due, reason, _outcome(deal, due)))
+            reason = _reason(deal, due)
+            if reason is None:
+                report.changed.append(deal.id)
+            else:
+                closings.append(_Closing(deal, due, reason, _outcome(deal, due)))
         except ArithmeticError as error:
             report.failed.append(Failure(due, error))
     return closings

@@ -1,8 +1,8 @@
 """The only place that maps levels to triggers and a crossed trigger to its close reason. Pure.
 
 A deal has an upper and a lower trigger, either of them None. For `up`, Take Profit is the upper one and Stop Loss the
-lower; for `down`, the other way round. A later kind of exit (liquidation, trailing stop, ladder) is a new way to compute
-these two numbers, never a new path.
+lower; for `down`, the other way round. A later kind of exit (liquidation, trailing stop, ladder) is a new way
+to compute these two numbers, never a new path.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def close_reason(direction: Direction, triggers: Triggers, price: Decimal) -> Cl
 def sweep_price(triggers: Triggers, low: Decimal, high: Decimal, last: Decimal, direction: Direction) -> Decimal | None:
     """The price at which a deal closes that was found afterwards, or None when the range [low, high] crossed nothing.
 
-    The last price if it still lies beyond a trigger; else the trigger itself, for the market traded through it. When the
-    range reached both, Stop Loss wins.
+    The last price if it still lies beyond a trigger; else the trigger itself, for the market traded through
+    it. When the range reached both, Stop Loss wins.
     """
     if crossed_sides(triggers, last):
         return last

@@ -13,16 +13,18 @@ from urllib.parse import urlsplit, urlunsplit
 import django
 import pytest
 import redis
-from cryptocraze.embedded import EmbeddedServers, running
 from servers import BIN, PROJECT, Process, Valkey
+
+from cryptocraze.embedded import EmbeddedServers, running
 
 TAPES_DIR = Path(os.environ.get("TAPES_DIR") or PROJECT.parent / "shared" / "tapes")
 DEBIAN_PROGRAMS = ("/usr/bin/redis-server", "/usr/lib/postgresql/15/bin/postgres")
 # What a developer's shell may hold and no test may depend on.
 FOREIGN_SETTINGS = (
-    *("CELERY_BROKER_URL", "CRYPTOCRAZE_DATA_DIR", "DEBUG", "KEY_PREFIX", "PRICE_SOURCE", "PROCESS_NAME", "SYMBOLS"),
-    *("DATABASE_POOL", "REDIS_CA_FILE", "REDIS_DB", "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PORT", "STATIC_ONLY", "WEB_PORT"),
-    *("FLOWER_BASIC_AUTH", "FLOWER_EVENTS", "FLOWER_PORT", "LOG_JSON", "WORKER_CONCURRENCY", "WORKER_SOFT_SHUTDOWN_S"),
+    *("CELERY_BROKER_URL", "CRYPTOCRAZE_DATA_DIR", "DATABASE_POOL", "DEBUG", "KEY_PREFIX", "PRICE_SOURCE", "SYMBOLS"),
+    *("REDIS_CA_FILE", "REDIS_DB", "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PORT", "STATIC_ONLY", "WEB_PORT"),
+    *("FLOWER_BASIC_AUTH", "FLOWER_EVENTS", "FLOWER_PORT", "LOG_JSON", "PROCESS_NAME", "WORKER_CONCURRENCY"),
+    "WORKER_SOFT_SHUTDOWN_S",
 )
 NO_SERVER = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
 
@@ -99,25 +101,37 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def clean_redis(request: pytest.FixtureRequest) -> Iterator[None]:
+def clean_redis(request: pytest.FixtureRequest) -> None:
     """An empty Valkey for every test that may use it."""
     if request.node.get_closest_marker("unit") is None:
         with contextlib.closing(redis.Redis.from_url(os.environ["REDIS_URL"])) as client:
             client.flushall()
-    yield
+
+
+def _uses_database(request: pytest.FixtureRequest) -> bool:
+    marked = request.node.get_closest_marker("django_db") is not None
+    return marked or bool({"db", "transactional_db"} & set(request.fixturenames))
 
 
 @pytest.fixture(autouse=True)
-def ledger_stays_true(request: pytest.FixtureRequest) -> Iterator[None]:
+def the_system_runs(request: pytest.FixtureRequest) -> None:
+    """The row of the system state: clearing the database after a transactional test takes it away."""
+    if not _uses_database(request):
+        return
+    request.getfixturevalue("_django_db_helper")
+    from deals.models import SystemState
+    from django.utils import timezone
+
+    SystemState.objects.get_or_create(pk=1, defaults={"changed_at": timezone.now()})
+
+
+@pytest.fixture(autouse=True)
+def ledger_stays_true(request: pytest.FixtureRequest, the_system_runs: None) -> Iterator[None]:
     """After every test that used the database the ledger's invariants hold."""
-    uses_database = request.node.get_closest_marker("django_db") or {"db", "transactional_db"} & set(
-        request.fixturenames
-    )
-    if not uses_database:
+    if not _uses_database(request):
         yield
         return
-    request.getfixturevalue("_django_db_helper")  # so that this check ends before the database is cleared
-    yield
+    yield  # `the_system_runs` asked for the database first: this check ends before it is cleared
     from deals.queries import ledger_violations
 
     assert ledger_violations() == []

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import redis
+
 from cryptocraze import embedded, embedded_home
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -30,7 +31,7 @@ def wait_until(happened: Callable[[], object], timeout_s: float = 15.0, what: st
 
 
 class Process:
-    """A program with its output in a file. Its whole process group is ended by `stop`, children of a killed parent too."""
+    """A program with its output in a file. `stop` ends its whole process group, children of a killed parent too."""
 
     def __init__(self, command: list[str], log: Path, env: Mapping[str, str], cwd: Path = PROJECT) -> None:
         self.command = command
@@ -75,7 +76,9 @@ class Process:
         deadline = time.monotonic() + timeout_s
         while not re.search(pattern, self.output):
             if not self.alive or time.monotonic() > deadline:
-                raise AssertionError(f"{self.command} never said {pattern!r} (exit {self.process.poll()}):\n{self.output}")
+                raise AssertionError(
+                    f"{self.command} never said {pattern!r} (exit {self.process.poll()}):\n{self.output}"
+                )
             time.sleep(0.05)
 
     def signal(self, number: int) -> None:

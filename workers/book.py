@@ -156,7 +156,7 @@ def fired_among(ids: Sequence[int | str], *, client: Redis | None = None) -> dic
         return {}
     entries = (client or connect()).hmget(keys.fired(), [str(deal_id) for deal_id in ids])
     return {
-        int(deal_id): Fired.parse(deal_id, entry)
+        int(deal_id): Fired.parse(deal_id, str(entry))
         for deal_id, entry in zip(ids, entries, strict=True)
         if entry is not None
     }
@@ -165,7 +165,7 @@ def fired_among(ids: Sequence[int | str], *, client: Redis | None = None) -> dic
 def all_fired(*, client: Redis | None = None) -> dict[int, Fired]:
     """Everything that has fired and is not settled yet."""
     entries = (client or connect()).hgetall(keys.fired())
-    return {int(deal_id): Fired.parse(deal_id, entry) for deal_id, entry in entries.items()}  # type: ignore[union-attr]
+    return {int(deal_id): Fired.parse(str(deal_id), str(entry)) for deal_id, entry in entries.items()}
 
 
 def armed_count(symbols: Iterable[str], *, client: Redis | None = None) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -19,11 +19,8 @@ def send_closures(fired: Sequence[Fired]) -> None:
     from workers.tasks import close_deals
 
     for batch in batches(fired):
-        close_deals.apply_async(
-            args=[[[item.deal_id, item.entry] for item in batch]],
-            argsrepr=describe(batch),
-            retry=False,
-        )
+        shown: dict[str, Any] = {"argsrepr": describe(batch)}  # an option of Celery's that its stubs do not know
+        close_deals.apply_async(args=([[item.deal_id, item.entry] for item in batch],), retry=False, **shown)
 
 
 def batches(fired: Sequence[Fired]) -> Iterator[Sequence[Fired]]:

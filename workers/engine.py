@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 FLUSH_LIMIT: Final = 200
 PENDING_LIMIT: Final = 200_000
+SPARE_MS: Final = 10_000
 LEASE_MS: Final = 3_000
 LEASE_RENEWAL_S: Final = 1.0
 RETRY_S: Final = 0.2
@@ -85,6 +86,7 @@ class PriceEngine:
         self._send = send
         self._redis: Redis = connect_async()
         self._pending: deque[Price] = deque()
+        self._spare: deque[Price] = deque()
         self._pending_wake = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._fired: list[Fired] = []
@@ -135,7 +137,8 @@ class PriceEngine:
                     self.enqueue(price)
 
     def enqueue(self, price: Price) -> None:
-        """Queue an accepted price for the book. While Redis is away the oldest beyond 200,000 are dropped and counted."""
+        """Queue an accepted price for the book. While Redis is away the oldest beyond 200,000 are dropped and
+        counted."""
         if len(self._pending) >= PENDING_LIMIT:
             self._pending.popleft()
             self.board.dropped["backlog"] += 1
@@ -143,18 +146,28 @@ class PriceEngine:
         self._pending_wake.set()
 
     async def flush(self) -> None:
-        """Run all pending prices through the book, in order. Raises RedisError; what was not confirmed stays pending."""
+        """Run all pending prices through the book, in order. Raises RedisError; what was not confirmed stays
+        pending."""
         async with self._flushing:
             while self._pending:
                 batch = [self._pending.popleft() for _ in range(min(FLUSH_LIMIT, len(self._pending)))]
                 try:
-                    fired = await self._process([price for price in batch if price.symbol in self.held])
+                    fired = await self._process([price for price in batch if self._drives(price)])
                 except BaseException:
                     self._pending.extendleft(reversed(batch))
                     raise
                 if fired:
                     self._fired += fired
                     self._fired_wake.set()
+
+    def _drives(self, price: Price) -> bool:
+        """Whether this process writes the symbol; what it does not write it keeps for a while, for taking over."""
+        if price.symbol in self.held:
+            return True
+        self._spare.append(price)
+        while self._spare[0].received_ms < price.received_ms - SPARE_MS:
+            self._spare.popleft()
+        return False
 
     async def _process(self, prices: list[Price]) -> list[Fired]:
         """One call of the tick script. Sent twice it does nothing the second time."""
@@ -195,9 +208,25 @@ class PriceEngine:
             self.board.restart(self.token)
             held, _ = await HOLD_LEASES.run_async(self._redis, pairs, [self.owner, self.token, LEASE_MS])
         now_held = {self.symbols[number - 1] for number in held}
+        await self._take_over(now_held - self.held)
         if now_held != self.held:
             log.info("prices.leases", held=len(now_held), of=len(self.symbols), owner=self.owner, token=self.token)
         self.held = now_held
+
+    async def _take_over(self, symbols: set[str]) -> None:
+        """Queue what was seen beside the process that drove these symbols before, from its last written price on."""
+        async with self._flushing:
+            kept = [price for price in self._spare if price.symbol in symbols]
+            written: dict[str, tuple[int, int]] = {}
+            for symbol in {price.symbol for price in kept}:
+                at_ms, trade_id = await self._redis.hmget(keys.price(symbol), ["at", "trade_id"])
+                written[symbol] = (int(at_ms or 0), int(trade_id or 0))
+            missed = [price for price in kept if (price.at_ms, price.trade_id or 0) > written[price.symbol]]
+            if missed:
+                # They come before what is pending, and numbers must rise in that order.
+                self._pending = deque(self.board.renumber(price) for price in (*missed, *self._pending))
+                self._pending_wake.set()
+            self._spare = deque(price for price in self._spare if price.symbol not in symbols)
 
     async def _flush_loop(self) -> None:
         while True:

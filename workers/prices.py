@@ -38,8 +38,9 @@ class Price(NamedTuple):
 class PriceBoard:
     """Judges ticks in order and keeps the last good price of each symbol. Does no I/O and is not thread-safe.
 
-    Drops and counts: unknown symbols, prices that are no plain positive decimals within the limits, ticks older than the
-    last one (equal times are fine), repeated trade ids, ticks from the future (> 2 s) and ticks that are stale already.
+    Drops and counts: unknown symbols, prices that are no plain positive decimals within the limits, ticks
+    older than the last one (equal times are fine), repeated trade ids, ticks from the future (> 2 s) and ticks
+    that are stale already.
     """
 
     def __init__(self, symbols: Iterable[str], *, token: int, clock: Clock = WALL_CLOCK) -> None:
@@ -54,21 +55,30 @@ class PriceBoard:
     def accept(self, tick: Tick) -> Price | None:
         """The tick as a numbered price, or None when it was dropped."""
         received_ms = self._clock.now_ms()
-        value = self._judge(tick, received_ms)
-        if value is None:
+        try:
+            value = parse_price(tick.price)
+        except NotADecimal:
+            self.dropped["bad_price"] += 1
             return None
-        self._count += 1
+        refusal = self._refusal(tick, received_ms)
+        if refusal is not None:
+            self.dropped[refusal] += 1
+            return None
         price = Price(
             symbol=tick.symbol,
             price=tick.price,
             value=value,
             at_ms=tick.at_ms,
             trade_id=tick.trade_id,
-            seq=self._token << SEQ_BITS | self._count,
+            seq=self._next_seq(),
             received_ms=received_ms,
         )
         self.last[tick.symbol] = price
         return price
+
+    def renumber(self, price: Price) -> Price:
+        """The same price with the next number."""
+        return price._replace(seq=self._next_seq())
 
     def restart(self, token: int) -> None:
         """Number afresh under a new fencing token, and forget the order of what was seen before."""
@@ -81,27 +91,35 @@ class PriceBoard:
         """How many prices may still be numbered under this token."""
         return (1 << SEQ_BITS) - 1 - self._count
 
-    def _judge(self, tick: Tick, received_ms: int) -> Decimal | None:
-        if tick.symbol not in self.symbols:
-            return self._drop("unknown_symbol")
-        try:
-            value = parse_price(tick.price)
-        except NotADecimal:
-            return self._drop("bad_price")
-        if tick.at_ms > received_ms + FUTURE_LIMIT_MS:
-            return self._drop("future")
-        if tick.at_ms <= received_ms - self._stale_ms:
-            return self._drop("stale")
-        last = self.last.get(tick.symbol)
-        if last is not None:
-            if tick.at_ms < last.at_ms:
-                return self._drop("out_of_order")
-            if tick.trade_id is not None and last.trade_id is not None and tick.trade_id <= last.trade_id:
-                return self._drop("repeated")
-        return value
+    def _next_seq(self) -> int:
+        self._count += 1
+        return self._token << SEQ_BITS | self._count
 
-    def _drop(self, reason: str) -> None:
-        self.dropped[reason] += 1
+    def _refusal(self, tick: Tick, received_ms: int) -> str | None:
+        """Why a tick does not count, or None."""
+        last = self.last.get(tick.symbol)
+        if tick.symbol not in self.symbols:
+            return "unknown_symbol"
+        if tick.at_ms > received_ms + FUTURE_LIMIT_MS:
+            return "future"
+        if tick.at_ms <= received_ms - self._stale_ms:
+            return "stale"
+        if last is not None and tick.at_ms < last.at_ms:
+            return "out_of_order"
+        if last is not None and _repeats(tick.trade_id, last.trade_id):
+            return "repeated"
+        return None
+
+
+def _repeats(trade_id: int | None, last_id: int | None) -> bool:
+    return trade_id is not None and last_id is not None and trade_id <= last_id
+
+
+class LastQuote(NamedTuple):
+    """A quote and its age by exchange time and by receipt, whichever is older, in ms."""
+
+    quote: Quote
+    age_ms: int
 
 
 class RedisQuoteBoard:
@@ -112,6 +130,14 @@ class RedisQuoteBoard:
 
     def quote(self, symbol: str) -> Quote:
         """The price to trade at; ends the symbol's bucket there. Raises as QuoteBoard says, also when Redis is away."""
+        last = self.last(symbol)
+        if last.age_ms >= settings.PRICE_STALE_AFTER_S * 1000:
+            age_s = last.age_ms / 1000
+            raise Unavailable("stale_price", f"The last price of {symbol} is {age_s:.0f} s old.", field="symbol")
+        return last.quote
+
+    def last(self, symbol: str) -> LastQuote:
+        """The last price, however old; ends the symbol's bucket there. Raises as `quote` does, but for staleness."""
         if symbol not in settings.SYMBOLS:
             raise DealError("unknown_symbol", f"There is no symbol {symbol}.", field="symbol")
         try:
@@ -122,10 +148,7 @@ class RedisQuoteBoard:
             raise Unavailable("no_price", f"There is no price of {symbol} yet; try again.", field="symbol")
         price, at_ms, seq, received_ms = fields
         age_ms = self._clock.now_ms() - min(int(at_ms), int(received_ms))
-        if age_ms >= settings.PRICE_STALE_AFTER_S * 1000:
-            age_s = age_ms / 1000
-            raise Unavailable("stale_price", f"The last price of {symbol} is {age_s:.0f} s old.", field="symbol")
-        return Quote(symbol, Decimal(price), int(seq), to_datetime(int(at_ms)))
+        return LastQuote(Quote(symbol, Decimal(price), int(seq), to_datetime(int(at_ms))), age_ms)
 
     def quotes(self) -> Sequence[Quote]:
         """All current prices of the known symbols, stale ones included. Raises Unavailable when Redis is away."""

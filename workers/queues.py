@@ -10,6 +10,6 @@ def depth(queue: str) -> int:
     """How many messages wait in a queue; those being worked on do not count. Raises kombu's OperationalError."""
     with current_app.connection_for_read() as connection, connection.channel() as channel:
         try:
-            return int(channel.queue_declare(queue=queue, passive=True).message_count)
+            return int(channel.queue_declare(queue=queue, passive=True).message_count)  # type: ignore[attr-defined]  # missing in the stubs
         except ChannelError:  # Redis forgets an empty queue
             return 0

@@ -51,8 +51,8 @@ def _reconcile(client: Redis) -> int:
 def _rebuild(client: Redis, run_id: str) -> int:
     done, after = 0, 0
     progress = client.hgetall(keys.book_progress())
-    if progress.get("run_id") == run_id:  # type: ignore[union-attr]
-        after = int(progress["after"])  # type: ignore[index]
+    if progress.get("run_id") == run_id:
+        after = int(progress["after"])
     log.warning("book.rebuild_started", run_id=run_id, after=after)
     while rows := watched_after(after, RANGE):
         arm_rows(rows)

@@ -24,7 +24,8 @@ def connect() -> redis.Redis:
 
 
 def connect_async() -> redis.asyncio.Redis:
-    """A client for one event loop. The caller closes it. Calls are not repeated: the caller knows what may be sent twice."""
+    """A client for one event loop. The caller closes it. Calls are not repeated: the caller knows what may be
+    sent twice."""
     return redis.asyncio.Redis.from_url(settings.REDIS_URL, retry=None, **_options())
 
 

@@ -1,6 +1,6 @@
-"""The safety net: every 2 s PostgreSQL is asked which watched deals the price window has reached, whatever the book says.
+"""The safety net: every 2 s PostgreSQL is asked which watched deals the price window has reached.
 
-In a healthy system it finds nothing to close. It depends on no message having arrived.
+Whatever the book says. In a healthy system it finds nothing to close. It depends on no message having arrived.
 """
 
 from __future__ import annotations
@@ -109,9 +109,7 @@ def _find(clock: Clock, report: SweepReport) -> list[Fired]:
     """Fire what the windows reached, then move the positions on. Stale symbols wait for their next good price."""
     positions = dict(SweepPosition.objects.values_list("symbol", "seq"))
     now_ms = clock.now_ms()
-    windows = [
-        window for window in read_windows(settings.SYMBOLS, positions) if _is_fresh(window, now_ms)
-    ]
+    windows = [window for window in read_windows(settings.SYMBOLS, positions) if _is_fresh(window, now_ms)]
     buckets = [bucket for window in windows for bucket in window.buckets]
     if not buckets:
         return []
@@ -203,7 +201,7 @@ def _resend(clock: Clock, report: SweepReport, just_sent: set[int]) -> None:
     client = connect()
     now_ms = clock.now_ms()
     waiting = client.zrangebyscore(keys.fired_at(), "-inf", now_ms - RESEND_AFTER_MS, start=0, num=FOUND_LIMIT)
-    ids = [deal_id for deal_id in waiting if int(deal_id) not in just_sent]
+    ids = sorted({int(str(deal_id)) for deal_id in waiting} - just_sent)
     if not ids or queues.depth("closures"):
         return
     fired = list(book.fired_among(ids).values())

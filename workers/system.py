@@ -8,11 +8,12 @@ from django.db import connection, transaction
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from deals import quotes, state
-from deals.errors import DealError
+from deals import state
+from deals.errors import Unavailable
 from deals.queries import CurrentState, current_state
 from deals.sql import statement
 from workers import book, keys
+from workers.prices import RedisQuoteBoard
 from workers.redis_client import CACHE_STATE, connect
 
 log = structlog.get_logger(__name__)
@@ -42,8 +43,8 @@ def resume(reason: str) -> None:
     current = []
     for symbol in settings.SYMBOLS:
         try:
-            current.append(quotes.board().quote(symbol))
-        except DealError as error:
+            current.append(RedisQuoteBoard().last(symbol).quote)
+        except Unavailable as error:  # no price was ever seen: there is nothing to forget
             log.warning("system.resumed_without_price", symbol=symbol, why=error.message)
     fired = list(book.all_fired())
     with transaction.atomic(), connection.cursor() as cursor:
@@ -64,4 +65,4 @@ def resume(reason: str) -> None:
 def server_run_id() -> str:
     """Which run of Redis this is: it changes with every restart. Raises redis.RedisError."""
     info = connect().info("server")
-    return str(info["run_id"])  # type: ignore[index]
+    return str(info["run_id"])

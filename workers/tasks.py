@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: int | None = None) -> int:
     """Settle a batch of fired deals, [deal id, fired entry] each; returns how many it closed.
 
-    A lost connection is tried again after 2 and 4 s; then the task ends and the sweep re-sends what is still in `fired`.
-    A deal with bad data is tried again alone, and after its attempts becomes a dead letter.
+    A lost connection is tried again after 2 and 4 s; then the task ends and the sweep re-sends what is still
+    in `fired`. A deal with bad data is tried again alone, and after its attempts becomes a dead letter.
     """
     fired = {int(deal_id): Fired.parse(deal_id, entry) for deal_id, entry in batch}
     try:
@@ -76,27 +76,22 @@ def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first
     since_ms = first_failed_ms or time.time_ns() // 1_000_000
     error = f"{type(failure.error).__name__}: {failure.error}"
     log.warning("deal.attempt_failed", deal_id=fired.deal_id, attempt=attempt, error=error)
-    services.record_attempt(
-        deal_id=fired.deal_id, version=fired.version, price=failure.due.price, error=error
-    )
+    services.record_attempt(deal_id=fired.deal_id, version=fired.version, price=failure.due.price, error=error)
     if attempt > MAX_RETRIES:
         dead_letters.bury(fired, failure, attempts=attempt, first_failed_ms=since_ms, task=str(task.name))
         book.clear_fired([(fired.deal_id, fired.version)])
         return
     delay_s = backoff_s(task.request.retries)
     book.postpone({fired.deal_id: time.time_ns() // 1_000_000 + 2 * delay_s * 1000})
-    task.apply_async(
-        args=[[[fired.deal_id, fired.entry]]],
-        kwargs={"first_failed_ms": since_ms},
-        argsrepr=f"deals {fired.deal_id}",
-        countdown=delay_s,
-        retries=attempt,
-    )
+    # Options of Celery's that its stubs do not know.
+    options: dict[str, Any] = {"argsrepr": f"deals {fired.deal_id}", "retries": attempt}
+    message = [[fired.deal_id, fired.entry]]
+    task.apply_async(args=(message,), kwargs={"first_failed_ms": since_ms}, countdown=delay_s, **options)
 
 
 @shared_task(name="workers.sweep", soft_time_limit=10, time_limit=12)
 def sweep_task() -> dict[str, int]:
-    """Find what the book missed, re-send what waits, arm what is pending, end what has run its time; see workers/sweep.py."""
+    """Find what the book missed, re-send what waits, arm what is pending, end what has run its time."""
     report = sweep.sweep()
     if report.book_lost:
         reconcile_task.apply_async(retry=False)

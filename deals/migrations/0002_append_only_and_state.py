@@ -1,5 +1,7 @@
 """Ledger and history refuse UPDATE and DELETE; the one row of the system state exists from the start."""
 
+from typing import Any
+
 from django.db import migrations
 from django.utils import timezone
 
@@ -20,7 +22,7 @@ DROP FUNCTION refuse_change();
 """
 
 
-def create_state(apps, _schema_editor):
+def create_state(apps: Any, _schema_editor: object) -> None:
     apps.get_model("deals", "SystemState").objects.get_or_create(
         id=1, defaults={"state": "running", "changed_at": timezone.now(), "reason": "first start"}
     )

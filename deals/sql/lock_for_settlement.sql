@@ -1,4 +1,6 @@
 -- Locks the open deals of a batch in key order, then all their accounts in key order, and reads what settlement needs.
+-- ARRAY(…) reads `due` to its end before the first account is locked; a join or IN may be planned as a nested loop that
+-- locks an account after the first deal and the other deals later.
 WITH due AS MATERIALIZED (
     SELECT id, account_id, symbol, direction, amount, multiplier, open_price, upper_trigger, lower_trigger,
            monitoring, watch_version
@@ -9,7 +11,7 @@ WITH due AS MATERIALIZED (
 ), holders AS MATERIALIZED (
     SELECT id, user_id
     FROM accounts
-    WHERE id IN (SELECT account_id FROM due)
+    WHERE id = ANY(ARRAY(SELECT account_id FROM due))
     ORDER BY id
     FOR NO KEY UPDATE
 )

@@ -17,7 +17,7 @@ from kombu.transport.redis import Channel
 
 PLAIN = (Channel._connparams, DjangoWorkerFixup.close_database, pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT)
 
-import cryptocraze.celery  # applies the patches
+import cryptocraze.celery  # noqa: E402 after the plain ones were kept: it applies the patches
 
 if "plain" in (*sys.argv, os.environ.get("FAULTS")):
     Channel._connparams, DjangoWorkerFixup.close_database, pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = PLAIN

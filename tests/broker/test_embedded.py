@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -16,10 +17,11 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from servers import PROJECT, Process, wait_until
+
 from cryptocraze import embedded_home
 from cryptocraze.embedded import EmbeddedServers, free_port, running
 from cryptocraze.env import SettingError
-from servers import PROJECT, Process, wait_until
 
 OWNER = """
 import sys, time
@@ -131,6 +133,8 @@ def test_no_permission_of_the_users_folders_is_changed(folder: Path) -> None:
     with running(EmbeddedServers(private / "data", durable=False, say=lambda _line: None)):
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
         assert stat.S_IMODE(folder.stat().st_mode) == 0o711
+    if os.geteuid() == 0:
+        shutil.rmtree(embedded_home.temporary_storage(private / "data"))
 
 
 def test_as_root_data_that_must_leave_a_private_folder_goes_to_the_temporary_one_and_it_says_so(
@@ -139,9 +143,11 @@ def test_as_root_data_that_must_leave_a_private_folder_goes_to_the_temporary_one
     private = folder / "private"
     private.mkdir(mode=0o700)
     said: list[str] = []
-    with running(EmbeddedServers(private / "data", durable=False, say=said.append)) as servers:
-        with psycopg.connect(servers.database_url) as connection:
-            place = connection.execute("SHOW data_directory").fetchone()
+    with (
+        running(EmbeddedServers(private / "data", durable=False, say=said.append)) as servers,
+        psycopg.connect(servers.database_url) as connection,
+    ):
+        place = connection.execute("SHOW data_directory").fetchone()
     if os.geteuid() != 0:
         assert place == (str(private / "data" / "postgres"),)
         assert said == []
@@ -149,7 +155,7 @@ def test_as_root_data_that_must_leave_a_private_folder_goes_to_the_temporary_one
     storage = embedded_home.temporary_storage(private / "data")
     assert place == (str(storage / "postgres"),)
     assert said == [f"{private / 'data'} is private to root: the servers' data is in {storage}"]
-    subprocess.run(["rm", "-rf", storage], check=True)
+    shutil.rmtree(storage)
 
 
 def test_a_free_port_is_one_that_nobody_listens_on() -> None:
@@ -163,5 +169,3 @@ def test_a_free_port_is_one_that_nobody_listens_on() -> None:
 def _children(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
     return [int(line) for line in listed.stdout.split()]
-
-

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import redis
-from cryptocraze import patches
 from servers import PROJECT, Process, wait_until
+
+from cryptocraze import patches
 
 HERE = Path(__file__).parent
 PATH = f"{PROJECT}{os.pathsep}{HERE}"

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import pytest
 import trustme
+from servers import PROJECT, Process
+
 from cryptocraze.embedded import VALKEY_PORTS, free_port
 from cryptocraze.embedded_home import server_user
-from servers import PROJECT, Process
 
 pytestmark = pytest.mark.debian
 
@@ -84,7 +85,17 @@ def start_redis(folder: Path, certificate: trustme.LeafCert, port: int) -> Proce
     home = folder / "redis"
     home.mkdir()
     write_certificate(home, certificate)
-    command = ["/usr/bin/redis-server", "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--dir", str(home)]
+    command = [
+        "/usr/bin/redis-server",
+        "--port",
+        "0",
+        "--tls-port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        str(home),
+    ]
     command += ["--tls-cert-file", str(home / "server.pem"), "--tls-key-file", str(home / "server.key")]
     command += ["--tls-ca-cert-file", str(folder / "ca.pem"), "--tls-auth-clients", "no", "--save", ""]
     redis = Process(command, folder / "redis.log", {})

@@ -16,13 +16,13 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from cryptocraze.embedded import VALKEY_PORTS, free_port
 from servers import Process, wait_until
+
+from cryptocraze.embedded import VALKEY_PORTS, free_port
 
 PROCFILE = """
 web: exec env PROCESS_NAME=web python -m http.server --bind 127.0.0.1 "$WEB_PORT"
-stubborn: trap "" TERM; exec sleep 601
-parent: sleep 602 & exec sleep 603
+worker: exec sleep 603
 prices: echo "source=$PRICE_SOURCE events=$FLOWER_EVENTS"; exec sleep 604
 traders: exec sleep 605
 """
@@ -45,7 +45,9 @@ def launch(folder: Path) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
     def start(mode: str = "run", *, ready: bool = True, **settings: str) -> Process:
-        env = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL", "SECRET_KEY"}}
+        env = {
+            name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL", "SECRET_KEY"}
+        }
         env |= {
             "WEB_PORT": str(free_port(VALKEY_PORTS)),
             "FLOWER_PORT": str(free_port(VALKEY_PORTS)),
@@ -97,6 +99,9 @@ def is_gone(pid: int) -> bool:
 def test_run_starts_servers_and_programs_says_where_they_are_and_ctrl_c_ends_them_all(
     launch: Callable[..., Process], folder: Path
 ) -> None:
+    with (folder / "Procfile").open("a") as procfile:
+        procfile.write('stubborn: trap "" TERM; exec sleep 601\n')
+        procfile.write("parent: sleep 602 & exec sleep 606\n")  # at its end a child of its own is left
     launcher = launch("run")
     assert "source=binance events=true" in launcher.output
     assert "admin / " in launcher.output
@@ -104,7 +109,7 @@ def test_run_starts_servers_and_programs_says_where_they_are_and_ctrl_c_ends_the
     assert any("sleep 603" in command for command in family.values())
     assert not any("sleep 605" in command for command in family.values()), "traders are the demo's alone"
     launcher.signal(signal.SIGINT)
-    time.sleep(0.2)
+    launcher.wait_for("stopping")
     launcher.signal(signal.SIGINT)  # the impatient second Ctrl-C
     assert launcher.process.wait(60) == 0
     assert "nothing is left running" in launcher.output
@@ -146,7 +151,7 @@ def test_supervisord_itself_comes_back(launch: Callable[..., Process]) -> None:
 
 def test_kill_9_of_the_launcher_leaves_nothing_running(launch: Callable[..., Process]) -> None:
     launcher = launch("run")
-    family = [pid for pid, command in of_launcher(launcher.pid).items() if "sleep 602" not in command]
+    family = of_launcher(launcher.pid)
     launcher.kill()
     wait_until(lambda: all(is_gone(pid) for pid in family), 40, "everything ended")
 
@@ -177,7 +182,9 @@ def test_a_taken_port_is_named(launch: Callable[..., Process]) -> None:
         port = taken.getsockname()[1]
         launcher = launch("run", ready=False, FLOWER_PORT=str(port))
         assert launcher.process.wait(30) == 1
-    assert launcher.output == f"cryptocraze: port {port} is not free (Address already in use): set another FLOWER_PORT\n"
+    assert (
+        launcher.output == f"cryptocraze: port {port} is not free (Address already in use): set another FLOWER_PORT\n"
+    )
 
 
 def test_static_only_runs_the_web_process_alone(launch: Callable[..., Process]) -> None:
@@ -200,5 +207,3 @@ def answers(ask: Callable[[], object]) -> bool:
     except (OSError, psycopg.OperationalError, redis.RedisError):
         return False
     return True
-
-

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from celery.app.defaults import SETTING_KEYS
+
 from cryptocraze import settings
 from cryptocraze.celery import app
-
 
 
 def test_every_celery_setting_is_one_that_celery_knows() -> None:

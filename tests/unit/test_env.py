@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from cryptocraze import env
 from servers import PROJECT
+
+from cryptocraze import env
 
 DATABASE = "postgresql://user:secret@db:5432/name"
 
@@ -134,7 +135,7 @@ def test_turning_verification_off_is_refused(monkeypatch: pytest.MonkeyPatch, na
 def test_a_missing_ca_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_CA_FILE", "/nowhere/ca.pem")
     monkeypatch.setenv("REDIS_URL", "rediss://cache/0")
-    with pytest.raises(env.SettingError, match="REDIS_CA_FILE is no file: /nowhere/ca.pem"):
+    with pytest.raises(env.SettingError, match=r"REDIS_CA_FILE is no file: /nowhere/ca\.pem"):
         env.redis_url()
 
 

@@ -1,5 +1,7 @@
 """Fencing tokens of the prices process, and the schedule: rows of our own names only, never overwritten."""
 
+from typing import Any
+
 from django.db import migrations
 
 # task name: (interval in seconds, queue, expires after seconds)
@@ -10,7 +12,7 @@ SCHEDULE = {
 }
 
 
-def create_schedule(apps, _schema_editor):
+def create_schedule(apps: Any, _schema_editor: object) -> None:
     interval_model = apps.get_model("django_celery_beat", "IntervalSchedule")
     task_model = apps.get_model("django_celery_beat", "PeriodicTask")
     for task, (seconds, queue, expires) in SCHEDULE.items():
@@ -20,7 +22,7 @@ def create_schedule(apps, _schema_editor):
         )
 
 
-def delete_schedule(apps, _schema_editor):
+def delete_schedule(apps: Any, _schema_editor: object) -> None:
     apps.get_model("django_celery_beat", "PeriodicTask").objects.filter(name__in=SCHEDULE).delete()
 
 

@@ -1,1 +1,1 @@
-"""Runs a recorded tape through the real path: source → board and book in Redis → Celery → PostgreSQL, all of it scratch."""
+"""Runs a recorded tape through the real path: source → board and book → Celery → PostgreSQL, all of it scratch."""

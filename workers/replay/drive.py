@@ -1,4 +1,4 @@
-"""Drives a replay inside its scratch database and key prefix: feeds the tape, opens deals on the way, reads the result."""
+"""Drives a replay inside its scratch database: feeds the tape, opens deals on the way, reads the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.db import connection
+from django.db import connections
 from django.db.models import Min
 from tqdm import tqdm
 
@@ -73,7 +73,7 @@ class Replay:
         connect().set(keys.book_epoch(), system.server_run_id())
         self._users = _fund_accounts(self._plan)
         asyncio.run(self._feed())
-        self._domain.submit(lambda: connection.close()).result()  # the proxy means another one there
+        self._domain.submit(connections.close_all).result()
         self._domain.shutdown()
         self._wait_until_settled()
         found = sweep.sweep(clock=self._clock).found_ids

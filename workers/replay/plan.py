@@ -71,9 +71,7 @@ def read_plan(path: Path, tape: Tape) -> list[PlannedDeal]:
     refs: set[str] = set()
     for line, row in _rows(path):
         try:
-            deal = _deal(row, tape)
-            if deal.ref in refs:
-                raise ValueError(f"ref {deal.ref!r} stands twice")
+            deal = _deal(row, tape, refs)
         except ValueError as error:
             raise PlanError(path, line, str(error)) from None
         refs.add(deal.ref)
@@ -100,8 +98,10 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise PlanError(path, reader.line_num, str(error)) from error
 
 
-def _deal(row: list[str], tape: Tape) -> PlannedDeal:
+def _deal(row: list[str], tape: Tape, refs: set[str]) -> PlannedDeal:
     ref, direction, amount, multiplier, take_profit, stop_loss, open_at = row
+    if ref in refs:
+        raise ValueError(f"ref {ref!r} stands twice")
     if _REF.fullmatch(ref) is None:
         raise ValueError("ref must be 1 to 64 characters without blanks around them")
     trade = _trade(open_at, tape)
@@ -122,8 +122,10 @@ def _deal(row: list[str], tape: Tape) -> PlannedDeal:
 
 
 def _direction(text: str) -> Direction:
-    if text == "up" or text == "down":  # noqa: PLR1714 - narrows the type
-        return text
+    if text == "up":
+        return "up"
+    if text == "down":
+        return "down"
     raise ValueError(f"direction must be up or down, not {text!r}")
 
 

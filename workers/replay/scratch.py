@@ -42,7 +42,9 @@ def scratch(symbol: str, workers: int) -> Iterator[dict[str, str]]:
         stack.callback(_forget_keys, f"{name}:")
         _create_database(name)
         stack.callback(_drop_database, name)
-        subprocess.run([sys.executable, "manage.py", "migrate", "--verbosity=0"], env=env, cwd=settings.BASE_DIR, check=True)
+        subprocess.run(
+            [sys.executable, "manage.py", "migrate", "--verbosity=0"], env=env, cwd=settings.BASE_DIR, check=True
+        )
         for number in range(workers):
             stack.enter_context(_worker(name, number, env))
         yield env
@@ -79,7 +81,9 @@ def _worker(name: str, number: int, env: dict[str, str]) -> Iterator[None]:
         "-n", f"{name}-{number}@localhost", "--without-gossip", "--without-mingle", "--without-heartbeat",
     ]  # fmt: skip
     with log_path.open("wb") as log:
-        process = subprocess.Popen(command, env=env, cwd=settings.BASE_DIR, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=env, cwd=settings.BASE_DIR, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         yield
     except BaseException:

@@ -118,9 +118,7 @@ class Subscriber:
                     log.info(events.FEED_SUBSCRIBED, streams=len(chunk), chunks_left=len(self._chunks))
                     pause_s = self._timing.subscribe_pace_s
                 else:
-                    log.warning(
-                        events.FEED_SUBSCRIBE_REFUSED, reason=error, first_stream=chunk[0], streams=len(chunk)
-                    )
+                    log.warning(events.FEED_SUBSCRIBE_REFUSED, reason=error, first_stream=chunk[0], streams=len(chunk))
                     self._chunks.append(chunk)
                     self._backoff.ended(0.0, at_least_s=self._timing.subscribe_pace_s)
                     pause_s = self._backoff.delay_s()

@@ -134,9 +134,7 @@ def stream_names(symbols: Sequence[str], kind: StreamKind) -> list[str]:
     if not names:
         raise SourceError("no symbols to watch")
     if len(names) > MAX_STREAMS:
-        raise SourceError(
-            f"{len(names)} symbols, but Binance serves at most {MAX_STREAMS} streams a connection"
-        )
+        raise SourceError(f"{len(names)} symbols, but Binance serves at most {MAX_STREAMS} streams a connection")
     return names
 
 

@@ -112,9 +112,7 @@ class RedisPubSubSource:
         if not symbols:
             raise SourceError("no symbols to watch")
         if not url.startswith(_SCHEMES):
-            raise SourceError(
-                "the Redis address must look like redis://127.0.0.1:6379/0"
-            )  # it may hold a password
+            raise SourceError("the Redis address must look like redis://127.0.0.1:6379/0")  # it may hold a password
         self.heartbeat = Heartbeat()
         self.garbage = GarbageCounter(self.name)
         self._url = url

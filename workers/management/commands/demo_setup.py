@@ -1,4 +1,4 @@
-"""`manage.py demo_setup`: the operator and the traders of the demo. Part of `make demo`; changes nothing the second time."""
+"""`manage.py demo_setup`: the operator and the traders of the demo. Running it again changes nothing."""
 
 from __future__ import annotations
 

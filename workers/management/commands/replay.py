@@ -23,9 +23,10 @@ from workers.replay.scratch import scratch
 from workers.sources.errors import SourceError
 from workers.sources.tape import TapeSource, parse_speed
 
-HEADER = (
-    "ref,direction,open_price,take_profit,stop_loss,close_price,close_reason,profit,commission,trade_id,detector"
-).split(",")
+HEADER = [
+    *("ref", "direction", "open_price", "take_profit", "stop_loss"),
+    *("close_price", "close_reason", "profit", "commission", "trade_id", "detector"),
+]
 INSIDE = "CRYPTOCRAZE_REPLAY_INSIDE"
 
 

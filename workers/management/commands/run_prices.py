@@ -18,7 +18,9 @@ class Command(BaseCommand):
     help = "Read a price stream, keep the prices, and fire deals whose Take Profit or Stop Loss is reached."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--source", default=settings.PRICE_SOURCE, choices=("binance", "redis", "ccxt", "simulated"))
+        parser.add_argument(
+            "--source", default=settings.PRICE_SOURCE, choices=("binance", "redis", "ccxt", "simulated")
+        )
         parser.add_argument("--symbols", default=",".join(settings.SYMBOLS), help="comma-separated; default: SYMBOLS")
 
     def handle(self, *_args: Any, **options: Any) -> None:

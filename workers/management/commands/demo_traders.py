@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError, close_old_connections
 
 from deals import quotes, services
 from deals.errors import DealError
@@ -41,8 +41,9 @@ class Command(BaseCommand):
         while True:
             try:
                 _act(dice, dice.choice(accounts))
-            except (DealError, OperationalError) as error:
+            except (DealError, OperationalError, InterfaceError) as error:
                 log.info("demo.waiting", why=str(error))
+                close_old_connections()  # a broken one: PostgreSQL was restarted
                 time.sleep(1)
             time.sleep(options["pause"])
 

@@ -107,7 +107,7 @@ SYMBOLS = [
         "UNIUSDT ATOMUSDT NEARUSDT",
     )
 ]
-PRICE_SOURCE = env.choice("PRICE_SOURCE", "simulated", ("binance", "redis", "ccxt", "simulated"))
+PRICE_SOURCE = env.choice("PRICE_SOURCE", "binance", ("binance", "redis", "ccxt", "simulated"))
 BINANCE_WS_URL = env.text("BINANCE_WS_URL", "wss://stream.binance.com:9443")
 BINANCE_STREAM = env.choice("BINANCE_STREAM", "trade", ("trade", "aggTrade"))
 CCXT_EXCHANGE = env.text("CCXT_EXCHANGE", "binance")

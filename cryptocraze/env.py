@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -57,6 +58,14 @@ def number(name: str, default: int, *, least: int, most: int) -> int:
     if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
         raise SettingError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
     return int(value)
+
+
+def rate(name: str, default: str) -> str:
+    """A setting like `600/min`: a number of requests for a second, minute, hour or day."""
+    value = text(name, default)
+    if re.fullmatch(r"[1-9][0-9]{0,8}/(s|sec|m|min|h|hour|d|day)", value, re.ASCII) is None:
+        raise SettingError(f"{name} must be a rate such as 600/min, not {value!r}")
+    return value
 
 
 def words(name: str, default: str) -> list[str]:

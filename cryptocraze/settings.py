@@ -172,24 +172,43 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["djangorestframework_camel_case.render.CamelCaseJSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["djangorestframework_camel_case.parser.CamelCaseJSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["deals.api.parsers.ExactJSONParser"],
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_THROTTLE_CLASSES": [
         "rest_framework.throttling.AnonRateThrottle",
         "rest_framework.throttling.UserRateThrottle",
+        "deals.api.throttles.WriteThrottle",
     ],
     "DEFAULT_THROTTLE_RATES": {
-        "anon": env.text("THROTTLE_ANON", "60/min"),
-        "user": env.text("THROTTLE_USER", "600/min"),
+        "anon": env.rate("THROTTLE_ANON", "60/min"),
+        "user": env.rate("THROTTLE_USER", "600/min"),
+        "write": env.rate("THROTTLE_WRITE", "120/min"),
+        "login": env.rate("THROTTLE_LOGIN", "10/min"),
+        "login_name": env.rate("THROTTLE_LOGIN_NAME", "20/min"),
     },
+    # How many proxies stand before the web process and write X-Forwarded-For; 0: the header is not believed.
+    "NUM_PROXIES": env.number("NUM_PROXIES", 0, least=0, most=10),
+    "DEFAULT_METADATA_CLASS": None,
     "EXCEPTION_HANDLER": "deals.api.errors.exception_handler",
     "COERCE_DECIMAL_TO_STRING": True,
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "CryptoCraze automatic TP/SL",
     "VERSION": "0.1.0",
+    "DESCRIPTION": "Deals of the trading simulator that close themselves at Take Profit and Stop Loss. Money is USDT, "
+    "prices are USDT a unit; both are plain decimal text. Times are ISO 8601 in UTC. Every error has one shape.",
     "SERVE_INCLUDE_SCHEMA": False,
+    "COMPONENT_SPLIT_REQUEST": False,
+    "ENUM_NAME_OVERRIDES": {
+        "CloseReason": "deals.models.CloseReason",
+        "DealStatus": "deals.models.Status",
+        "Direction": "deals.models.Direction",
+        "LedgerKind": "deals.models.LedgerEntry.Kind",
+        "Monitoring": "deals.models.Monitoring",
+        "NotificationKind": "deals.models.Notification.Kind",
+    },
+    "PREPROCESSING_HOOKS": ["deals.api.schema.without_second_spelling"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
@@ -203,7 +222,7 @@ SPECTACULAR_SETTINGS = {
 
 CACHES = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "cryptocraze.cache.SturdyRedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": f"{KEY_PREFIX}cache",
         "OPTIONS": {"socket_timeout": REDIS_TIMEOUT_S, "socket_connect_timeout": REDIS_TIMEOUT_S},

@@ -1,7 +1,7 @@
 """Every path of the site."""
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
@@ -12,7 +12,11 @@ urlpatterns = [
     path("livez", monitoring.livez),
     path("health", monitoring.health),
     path("admin/", admin.site.urls),
-    path("api/schema", SpectacularAPIView.as_view(), name="schema"),
-    path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),
+    re_path(r"^api/docs/?$", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    # Last under api/: it answers every path that is left with a 404 in the API's shape.
     path("api/", include("deals.api.urls")),
 ]
+
+handler400 = "deals.api.errors.bad_request"
+handler500 = "deals.api.errors.server_error"

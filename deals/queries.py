@@ -88,8 +88,8 @@ def _read(deals: QuerySet[Deal], limit: int) -> list[WatchRow]:
     return [WatchRow(*row) for row in rows[:limit]]
 
 
-def due_rows(buckets: Sequence[Bucket], *, limit: int) -> list[DueRow]:
-    """Watched deals whose trigger lies inside the given price buckets; see due.sql."""
+def due_rows(buckets: Sequence[Bucket], *, limit: int, after: int = 0) -> list[DueRow]:
+    """Watched deals beyond an id whose trigger lies inside the given price buckets, in key order; see due.sql."""
     spans: dict[str, tuple[Decimal, Decimal]] = {}
     for bucket in buckets:
         low, high = spans.get(bucket.symbol, (bucket.low, bucket.high))
@@ -106,6 +106,7 @@ def due_rows(buckets: Sequence[Bucket], *, limit: int) -> list[DueRow]:
                 "bucket_lows": [bucket.low for bucket in buckets],
                 "bucket_highs": [bucket.high for bucket in buckets],
                 "limit": limit,
+                "after": after,
             },
         )
         return [DueRow(*row) for row in cursor.fetchall()]

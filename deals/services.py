@@ -89,6 +89,19 @@ def open_deal(
     return deal
 
 
+def opened_earlier(
+    *, user_id: int, client_id: str | None, symbol: str, direction: Direction, amount: Decimal, multiplier: int
+) -> Deal | None:
+    """The deal that this user opened with this `client_id`, or None. Needs no quote: a repeat is a repeat at any price.
+
+    Raises Conflict `client_id_reused` when that deal has other terms.
+    """
+    earlier = Deal.objects.filter(account__user_id=user_id, client_id=client_id).first() if client_id else None
+    if earlier is not None:
+        _require_same_terms(earlier, symbol, direction, amount, multiplier)
+    return earlier
+
+
 def amend_levels(
     *,
     user_id: int,

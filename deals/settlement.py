@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 from psycopg import errors as pg
 
@@ -118,7 +118,8 @@ def settle(batch: Sequence[Due], *, now: datetime | None = None) -> Report:
     """
     started_at = now or timezone.now()
     by_id = {due.deal_id: due for due in batch}
-    report = retry_conflicts(lambda: _settle_once(by_id, started_at))
+    report, settlement_ids = retry_conflicts(lambda: _settle_once(by_id, started_at))
+    _record_commit(settlement_ids)
     for closure in report.closed:
         log.info(
             "deal.closed", deal_id=closure.deal_id, symbol=closure.symbol, reason=closure.reason,
@@ -146,16 +147,24 @@ def retry_conflicts(work: Callable[[], T]) -> T:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _settle_once(by_id: dict[int, Due], started_at: datetime) -> Report:
+def _settle_once(by_id: dict[int, Due], started_at: datetime) -> tuple[Report, list[int]]:
     report = Report()
     with transaction.atomic():
         locks.hold_stop_lock(locks.MAY_SETTLE)
         closings = _decide(by_id, _lock(sorted(by_id)), report)
         settlement_ids = _write(closings, started_at, report)
-    if settlement_ids:
+    return report, settlement_ids
+
+
+def _record_commit(settlement_ids: list[int]) -> None:
+    """Write down when PostgreSQL committed. Failing is only logged: an error would deny that the deals are closed."""
+    if not settlement_ids or connection.in_atomic_block:  # inside a caller's transaction nothing is committed yet
+        return
+    try:
         with connection.cursor() as cursor:
             cursor.execute(statement("record_commit"), {"ids": settlement_ids})
-    return report
+    except (OperationalError, InterfaceError) as error:
+        log.warning("settlement.commit_time_unknown", settlement_ids=settlement_ids, error=str(error))
 
 
 def _lock(ids: list[int]) -> list[_Locked]:

@@ -20,6 +20,7 @@ STOP_LOCK: Final = 7305
 """Advisory lock: closers hold it shared (hold_stop_lock.sql), an emergency stop takes it exclusively."""
 
 PATIENCE: Final = timedelta(milliseconds=200)
+ATTEMPTS: Final = 4
 
 
 def change(state: SystemState.State, reason: str) -> bool:
@@ -35,16 +36,19 @@ def change(state: SystemState.State, reason: str) -> bool:
 
 
 def halt(reason: str) -> None:
-    """Emergency stop: after it returns, no deal closes until the system is resumed.
+    """Emergency stop: after it returns, no deal opens or closes until the system is resumed.
 
     1. commit `halted`; 2. take the stop lock exclusively, for a short time; 3. if closers still hold it, end their
-    backends and take it again. Whoever comes later reads `halted`.
+    backends and take it again. Whoever comes later reads `halted`. Answers within a second.
+    Raises RuntimeError inside a transaction, OperationalError if a closer cannot be ended (the state is `halted` then).
     """
-    change(State.HALTED, reason)
-    if not _wait_for_closers():
+    with transaction.atomic(durable=True):
+        change(State.HALTED, reason)
+    for _attempt in range(ATTEMPTS):
+        if _wait_for_closers():
+            return
         _end_closers()
-        if not _wait_for_closers():
-            raise OperationalError("closers still hold the stop lock: stop the workers by hand")
+    raise OperationalError("closers still hold the stop lock: stop the workers by hand")
 
 
 def _wait_for_closers() -> bool:

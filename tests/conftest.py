@@ -119,8 +119,9 @@ def the_system_runs(request: pytest.FixtureRequest) -> None:
     if not _uses_database(request):
         return
     request.getfixturevalue("_django_db_helper")
-    from deals.models import SystemState
     from django.utils import timezone
+
+    from deals.models import SystemState
 
     SystemState.objects.get_or_create(pk=1, defaults={"changed_at": timezone.now()})
 

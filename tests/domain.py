@@ -75,7 +75,7 @@ def due(deal: Deal, price: str, *, version: int | None = None, detector: str = "
 
 
 def at_once(works: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Run each in a thread of its own, all let go at the same moment; their results, or the errors they raised, in order.
+    """Run each in a thread of its own, all let go at the same moment; their results, or errors raised, in order.
 
     At most `CONNECTIONS` of them are at work at the same time: a thread holds one connection, and closes it.
     """

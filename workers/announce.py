@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from django.db import transaction
 from django.utils import timezone
 
 from deals.models import Notification
@@ -27,19 +28,22 @@ def publish_closures(closures: Iterable[Closure]) -> None:
 def publish_notifications(deal_ids: Iterable[int] | None = None) -> int:
     """Publish notifications that were not published yet, of some deals or the oldest of all; returns how many.
 
-    A crash between publishing and writing it down repeats a message; its `id` tells. Raises redis.RedisError.
+    The rows are locked while they go out, and who finds them locked leaves them: a worker and the sweep never publish the
+    same one. A crash between publishing and the commit repeats a message; its `id` tells. Raises redis.RedisError.
     """
     waiting = Notification.objects.filter(published_at=None)
     if deal_ids is not None:
         waiting = waiting.filter(deal_id__in=list(deal_ids))
-    rows = list(waiting.select_related("deal", "account").order_by("id")[:PUBLISH_LIMIT])
-    if not rows:
-        return 0
-    with connect().pipeline(transaction=False) as pipe:
-        for row in rows:
-            pipe.publish(keys.notifications(row.account.user_id), json.dumps(_notification(row)))
-        pipe.execute()
-    return Notification.objects.filter(pk__in=[row.pk for row in rows]).update(published_at=timezone.now())
+    with transaction.atomic():
+        locked = waiting.select_for_update(skip_locked=True, of=("self",), no_key=True)
+        rows = list(locked.select_related("deal", "account").order_by("id")[:PUBLISH_LIMIT])
+        if not rows:
+            return 0
+        with connect().pipeline(transaction=False) as pipe:
+            for row in rows:
+                pipe.publish(keys.notifications(row.account.user_id), json.dumps(_notification(row)))
+            pipe.execute()
+        return Notification.objects.filter(pk__in=[row.pk for row in rows]).update(published_at=timezone.now())
 
 
 def _closure(closure: Closure) -> dict[str, Any]:

@@ -118,16 +118,19 @@ def _arm_chunk(redis: Redis, symbol: str, rows: list[WatchRow], now_ms: int, arm
     armed.fired.extend(parse_fired(fired))
 
 
-def fire_found(found: Sequence[Fired], *, now_ms: int, client: Redis | None = None) -> list[Fired]:
-    """Move deals that the sweep found into `fired`; returns those that were not there. Nothing while not running."""
+def fire_found(found: Sequence[Fired], *, now_ms: int, client: Redis | None = None) -> list[Fired] | None:
+    """Move deals that the sweep found into `fired`; returns those that were not there.
+
+    None when Redis says that the system does not run, or has forgotten its state: then nothing was moved.
+    """
     if not found:
         return []
     names, args = _head(), [str(now_ms)]
     for fired in found:
         names += _sets(fired.symbol)
         args += [str(fired.deal_id), str(fired.version), fired.entry]
-    _state, flat = FIRE_FOUND.run(client or connect(), names, args)
-    return parse_fired(flat)
+    state, flat = FIRE_FOUND.run(client or connect(), names, args)
+    return parse_fired(flat) if state == "running" else None
 
 
 def clear_fired(settled: Iterable[tuple[int, int]], *, client: Redis | None = None) -> int:

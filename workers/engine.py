@@ -99,6 +99,7 @@ class PriceEngine:
         """Read the source until it ends or the task is cancelled; then flush, send and give the leases up."""
         log.info("prices.started", source=source.name, symbols=len(self.symbols), owner=self.owner, token=self.token)
         await self.hold_leases()
+        await _in_thread(system.refresh_state)
         work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop)
         loops = [asyncio.create_task(loop()) for loop in work]
         pump = asyncio.create_task(self._pump(source))
@@ -117,6 +118,7 @@ class PriceEngine:
         try:
             await self.flush()
             await self.send_fired()
+            await self._report()
             await RELEASE_LEASES.run_async(self._redis, [keys.lease(symbol) for symbol in self.symbols], [self.owner])
         except (RedisError, BrokerError) as error:
             log.warning("prices.closing_trouble", error=str(error))
@@ -261,15 +263,14 @@ class PriceEngine:
     async def _report_loop(self) -> None:
         while True:
             await asyncio.sleep(REPORT_S)
-            new = self.board.dropped - self._reported
-            if new:
-                log.warning("ticks.dropped", **new)
-                self._reported = self.board.dropped.copy()
-                await self._count_dropped(new)
+            try:
+                await self._report()
+            except RedisError as error:
+                log.warning("prices.redis_away", error=str(error))
 
-    async def _count_dropped(self, new: Counter[str]) -> None:
-        try:
-            for reason, count in new.items():
-                await self._redis.hincrby(keys.dropped_ticks(), reason, count)
-        except RedisError as error:
-            log.warning("prices.redis_away", error=str(error))
+    async def _report(self) -> None:
+        """Count in Redis, and say, which ticks were dropped since the last report. Raises RedisError."""
+        for reason, count in (self.board.dropped - self._reported).items():
+            await self._redis.hincrby(keys.dropped_ticks(), reason, count)
+            self._reported[reason] += count
+            log.warning("ticks.dropped", reason=reason, ticks=count)

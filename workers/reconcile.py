@@ -9,11 +9,11 @@ from typing import Final
 
 import structlog
 from django.conf import settings
-from django.db import connection
 from redis import Redis
 
 from deals.queries import WatchRow, watch_rows, watched_after
 from workers import book, keys, system
+from workers.exclusive import alone
 from workers.receivers import arm_rows
 from workers.redis_client import connect
 
@@ -30,14 +30,8 @@ def reconcile() -> int:
     One at a time, by an advisory lock. Killed in the middle, the next call goes on where this one was.
     Raises redis.RedisError, django.db.OperationalError.
     """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [RECONCILE_LOCK])
-        if not (cursor.fetchone() or (False,))[0]:
-            return 0
-        try:
-            return _reconcile(connect())
-        finally:
-            cursor.execute("SELECT pg_advisory_unlock(%s)", [RECONCILE_LOCK])
+    with alone(RECONCILE_LOCK) as mine:
+        return _reconcile(connect()) if mine else 0
 
 
 def _reconcile(client: Redis) -> int:

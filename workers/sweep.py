@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 
-from deals.models import Detector
+from deals.models import WATCHED, Detector
 from deals.money import plain
 from deals.queries import Bucket, DueRow, due_rows, expiring_ids, pending_rows, watch_rows
 from deals.sql import statement
@@ -24,6 +24,7 @@ from workers import announce, book, keys, queues, system
 from workers.book import Fired
 from workers.clock import WALL_CLOCK, Clock, to_datetime
 from workers.dispatch import send_closures
+from workers.exclusive import alone
 from workers.models import SweepPosition
 from workers.receivers import arm_rows
 from workers.redis_client import connect
@@ -72,7 +73,6 @@ class SweepReport:
 def sweep(*, clock: Clock = WALL_CLOCK) -> SweepReport:
     """Run one sweep; returns at once when another one holds the lock.
 
-    The finding runs in one short transaction that holds the sweep's advisory lock; closing is left to the settlement.
     Raises redis.RedisError and django.db.OperationalError: the next sweep begins where this one did.
     """
     started = time.monotonic()
@@ -80,48 +80,62 @@ def sweep(*, clock: Clock = WALL_CLOCK) -> SweepReport:
     if system.refresh_state().state != "running":
         report.published = announce.publish_notifications()
         return report
-    with transaction.atomic():
-        if not _take_lock():
-            report.skipped = True
-            return report
-        found = _find(clock, report)
-    if found:
-        log.warning("sweep.found", deals=len(found), ids=report.found_ids[:20])
-        send_closures(found)
-    _resend(clock, report, {fired.deal_id for fired in found})
-    report.expired = end_expired(clock=clock)
-    report.armed = arm_rows(pending_rows(ARM_LIMIT), clock=clock)
-    report.published = announce.publish_notifications()
-    report.book_lost = connect().get(keys.book_epoch()) != system.server_run_id()
+    with alone(SWEEP_LOCK) as mine:
+        report.skipped = not mine
+        if mine:
+            _sweep(clock, report)
     report.duration_ms = round((time.monotonic() - started) * 1000)
     log.debug("sweep.done", **report.counts())
     return report
 
 
-def _take_lock() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [SWEEP_LOCK])
-        row = cursor.fetchone()
-        return bool(row and row[0])
+def _sweep(clock: Clock, report: SweepReport) -> None:
+    found = _find(clock)
+    report.found = len(found)
+    report.found_ids = [fired.deal_id for fired in found]
+    if found:
+        log.warning("sweep.found", deals=len(found), ids=report.found_ids[:20])
+        send_closures(found)
+    _resend(clock, report, set(report.found_ids))
+    report.expired = end_expired(clock=clock)
+    report.armed = arm_rows(pending_rows(ARM_LIMIT), clock=clock)
+    report.published = announce.publish_notifications()
+    report.book_lost = connect().get(keys.book_epoch()) != system.server_run_id()
 
 
-def _find(clock: Clock, report: SweepReport) -> list[Fired]:
-    """Fire what the windows reached, then move the positions on. Stale symbols wait for their next good price."""
+def _find(clock: Clock) -> list[Fired]:
+    """Fire what the windows reached, then move the positions on. Stale symbols wait for their next good price.
+
+    What a stop, or a Redis that has lost its memory, kept from firing is looked for again: the positions stay.
+    """
     positions = dict(SweepPosition.objects.values_list("symbol", "seq"))
     now_ms = clock.now_ms()
     windows = [window for window in read_windows(settings.SYMBOLS, positions) if _is_fresh(window, now_ms)]
     buckets = [bucket for window in windows for bucket in window.buckets]
     if not buckets:
         return []
-    due = due_rows(buckets, limit=FOUND_LIMIT)
     by_symbol = {window.symbol: window for window in windows}
-    candidates = [fired for row in due if (fired := _as_fired(row, by_symbol[row.symbol], now_ms)) is not None]
-    found = book.fire_found(candidates, now_ms=now_ms)
-    report.found = len(found)
-    report.found_ids = [fired.deal_id for fired in found]
-    if len(due) < FOUND_LIMIT and system.refresh_state().state == "running":
-        _advance(windows)
+    found: list[Fired] = []
+    after, more = 0, True
+    while more:
+        due = due_rows(buckets, limit=FOUND_LIMIT, after=after)
+        candidates = [fired for row in due if (fired := _as_fired(row, by_symbol[row.symbol], now_ms)) is not None]
+        fired_now = book.fire_found(candidates, now_ms=now_ms)
+        if fired_now is None:
+            return found
+        found += _without_settled(fired_now)
+        more = len(due) == FOUND_LIMIT
+        after = due[-1].id if due else after
+    _advance(windows)
     return found
+
+
+def _without_settled(found: list[Fired]) -> list[Fired]:
+    """Leave out what had fired and was settled between the two reads: it is in `fired` no more, and closed."""
+    rows = {row.id: row for row in watch_rows(fired.deal_id for fired in found)}
+    settled = [fired for fired in found if rows[fired.deal_id].monitoring not in WATCHED]
+    book.clear_fired((fired.deal_id, fired.version) for fired in settled)
+    return [fired for fired in found if rows[fired.deal_id].monitoring in WATCHED]
 
 
 def read_windows(symbols: Iterable[str], positions: dict[str, int]) -> list[SymbolWindow]:

@@ -98,7 +98,7 @@ def sweep_task() -> dict[str, int]:
     return report.counts()
 
 
-@shared_task(name="workers.reconcile", soft_time_limit=110, time_limit=120)
+@shared_task(name="workers.reconcile", soft_time_limit=30, time_limit=40)
 def reconcile_task() -> int:
     """Rebuild a lost book, or check the next range of a good one; see workers/reconcile.py."""
     return reconcile.reconcile()

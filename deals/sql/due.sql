@@ -1,5 +1,7 @@
 -- The sweep: watched deals whose trigger lies inside a symbol's price window, whatever the book says. Only buckets that
 -- begin after the price a deal was checked against (watched_from_seq) count. Uses deals_watched_upper and _lower.
+-- PostgreSQL can't know how few deals a window reaches and takes a third of them for granted: it would read the whole
+-- table. OFFSET 0 keeps one search a symbol, and `> 0`, true of every trigger, makes it a range, assumed to be narrow; `< 1e12` likewise.
 WITH spans AS MATERIALIZED (
     SELECT * FROM unnest(%(symbols)s::text[], %(lows)s::numeric[], %(highs)s::numeric[]) AS t (symbol, low, high)
 ), buckets AS MATERIALIZED (
@@ -7,13 +9,23 @@ WITH spans AS MATERIALIZED (
     FROM unnest(%(bucket_symbols)s::text[], %(bucket_seqs)s::bigint[], %(bucket_lows)s::numeric[],
                 %(bucket_highs)s::numeric[]) AS t (symbol, first_seq, low, high)
 ), candidates AS (
-    SELECT deals.*
-    FROM spans JOIN deals ON deals.symbol = spans.symbol AND deals.upper_trigger <= spans.high
-    WHERE deals.status = 'open' AND deals.monitoring IN ('pending', 'armed')
+    SELECT risen.*
+    FROM spans CROSS JOIN LATERAL (
+        SELECT id, symbol, direction, upper_trigger, lower_trigger, watch_version, watched_from_seq
+        FROM deals
+        WHERE symbol = spans.symbol AND upper_trigger > 0 AND upper_trigger <= spans.high
+          AND status = 'open' AND monitoring IN ('pending', 'armed')
+        OFFSET 0
+    ) AS risen
     UNION
-    SELECT deals.*
-    FROM spans JOIN deals ON deals.symbol = spans.symbol AND deals.lower_trigger >= spans.low
-    WHERE deals.status = 'open' AND deals.monitoring IN ('pending', 'armed')
+    SELECT fallen.*
+    FROM spans CROSS JOIN LATERAL (
+        SELECT id, symbol, direction, upper_trigger, lower_trigger, watch_version, watched_from_seq
+        FROM deals
+        WHERE symbol = spans.symbol AND lower_trigger >= spans.low AND lower_trigger < 1e12
+          AND status = 'open' AND monitoring IN ('pending', 'armed')
+        OFFSET 0
+    ) AS fallen
 )
 SELECT due.id, due.symbol, due.direction, due.upper_trigger, due.lower_trigger, due.watch_version, reached.low, reached.high
 FROM candidates AS due
@@ -22,6 +34,6 @@ CROSS JOIN LATERAL (
     FROM buckets
     WHERE buckets.symbol = due.symbol AND buckets.first_seq > due.watched_from_seq
 ) AS reached
-WHERE due.upper_trigger <= reached.high OR due.lower_trigger >= reached.low
+WHERE due.id > %(after)s AND (due.upper_trigger <= reached.high OR due.lower_trigger >= reached.low)
 ORDER BY due.id
 LIMIT %(limit)s

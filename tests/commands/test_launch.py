@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -149,11 +150,12 @@ def test_supervisord_itself_comes_back(launch: Callable[..., Process]) -> None:
     wait_until(lambda: answers(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/")), 30, "web")
 
 
-def test_kill_9_of_the_launcher_leaves_nothing_running(launch: Callable[..., Process]) -> None:
+def test_kill_9_of_the_launcher_leaves_nothing_running(launch: Callable[..., Process], folder: Path) -> None:
     launcher = launch("run")
     family = of_launcher(launcher.pid)
     launcher.kill()
     wait_until(lambda: all(is_gone(pid) for pid in family), 40, "everything ended")
+    shutil.rmtree((folder / "data" / "run_dir").read_text())  # the next start would
 
 
 def test_a_second_start_keeps_the_data_and_the_login(launch: Callable[..., Process], folder: Path) -> None:

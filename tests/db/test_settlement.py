@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -33,6 +35,21 @@ def facts(*deals: Deal) -> list[dict[str, Any]]:
 def money_of(account: Account) -> tuple[Decimal, Decimal]:
     account.refresh_from_db()
     return account.balance, account.margin
+
+
+@contextmanager
+def settlements_that_time_out() -> Iterator[None]:
+    """Whoever updates a settlement gets what a lock that is not free in time gives."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            CREATE FUNCTION time_out() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'lock timeout' USING ERRCODE = 'lock_not_available'; END $$;
+            CREATE TRIGGER times_out BEFORE UPDATE ON settlements EXECUTE FUNCTION time_out()
+            """
+        )
+        yield
+        cursor.execute("DROP TRIGGER times_out ON settlements; DROP FUNCTION time_out()")
 
 
 class TestOneDeal:
@@ -259,7 +276,7 @@ class TestAPoisonDeal:
         assert set(closed_ids(report)) == {deal.pk for deal in deals} - poisoned
 
     def test_that_is_second_to_overflow_an_account_fails_and_the_first_is_paid(self) -> None:
-        # 400 × 10^9 free, 100 × 10^9 locked twice. Each wins 100 × 10^9 × 3 and returns 400 × 10^9: together 12 × 10^11.
+        # 400 × 10^9 free, 100 × 10^9 locked twice; each wins three times as much: 1,200 × 10^9 would be too much.
         rich = new_account("600000000000")
         first, second = (
             opened(rich, amount="100000000000", multiplier=1, take_profit="200", price="100") for _ in range(2)
@@ -306,6 +323,13 @@ class TestTheTimeOfTheCommit:
         settle([due(deal, "110")._replace(detector="oracle" if deal is deals[0] else "tick") for deal in deals])
         assert self.distances_ms() == [0, 0, 0]
         assert Settlement.objects.values("committed_at").distinct().count() == 1
+
+    def test_is_left_open_when_it_cannot_be_written_and_the_closure_counts(self) -> None:
+        deal = opened(new_account(), take_profit="110")
+        with settlements_that_time_out():
+            report = settle([due(deal, "110")])
+        assert closed_ids(report) == [deal.pk]
+        assert Settlement.objects.get().committed_at is None
 
     @staticmethod
     def distances_ms() -> list[float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from pytest_django.fixtures import SettingsWrapper
 
 
 @pytest.fixture(autouse=True)
-def domain_alone(settings: SettingsWrapper) -> None:
+def domain_alone(settings: Any) -> None:
     """No trigger book and no queue."""
     settings.STATIC_ONLY = True

@@ -17,7 +17,7 @@ RATE = Decimal("0.0005")
 
 
 def outcome(
-    direction: Direction, amount: str, multiplier: int, open_price: str, close_price: str, rate: Decimal = RATE
+    direction: Direction, amount: str, multiplier: int, open_price: str, close_price: str, *, rate: Decimal = RATE
 ) -> Outcome:
     return close_outcome(
         direction=direction,
@@ -64,9 +64,9 @@ def test_examples_computed_by_hand(terms: Any, volume: str, commission: str, pro
 
 def test_a_tie_at_the_ninth_place_goes_to_the_even_neighbour() -> None:
     # Without commission profit = 1 × (1.000000005 − 1) / 1 = 0.000000005 → 0.00000000, and 0.000000015 → 0.00000002.
-    assert outcome("up", "1", 1, "1", "1.000000005", Decimal(0)).profit == Decimal(0)
-    assert outcome("up", "1", 1, "1", "1.000000015", Decimal(0)).profit == Decimal("0.00000002")
-    assert outcome("down", "1", 1, "1", "1.000000015", Decimal(0)).profit == Decimal("-0.00000002")
+    assert outcome("up", "1", 1, "1", "1.000000005", rate=Decimal(0)).profit == Decimal(0)
+    assert outcome("up", "1", 1, "1", "1.000000015", rate=Decimal(0)).profit == Decimal("0.00000002")
+    assert outcome("down", "1", 1, "1", "1.000000015", rate=Decimal(0)).profit == Decimal("-0.00000002")
 
 
 def test_profit_is_rounded_once_and_not_its_parts() -> None:
@@ -83,7 +83,8 @@ def test_every_figure_has_8_decimals_and_no_negative_zero() -> None:
 
 amounts = st.integers(1, 10**15).map(lambda units: Decimal(units).scaleb(-8))
 multipliers = st.integers(1, 100)
-directions = st.sampled_from(["up", "down"])
+DIRECTIONS: list[Direction] = ["up", "down"]
+directions = st.sampled_from(DIRECTIONS)
 market_prices = st.builds(
     lambda digits, exponent: Decimal(digits).scaleb(exponent), st.integers(1, 10**10), st.integers(-8, 1)
 )
@@ -123,17 +124,17 @@ def test_nobody_loses_more_than_the_amount_and_nobody_is_paid_less_than_nothing(
 def test_without_commission_up_and_down_mirror_each_other(
     amount: Decimal, multiplier: int, open_price: Decimal, close_price: Decimal
 ) -> None:
-    terms = (str(amount), multiplier, str(open_price), str(close_price), Decimal(0))
-    up, down = outcome("up", *terms).profit, outcome("down", *terms).profit
+    terms = (str(amount), multiplier, str(open_price), str(close_price))
+    up, down = (outcome(direction, *terms, rate=Decimal(0)).profit for direction in DIRECTIONS)
     assert max(up, -amount) == up
     # The winner's profit is the loser's loss, as far as the loser can lose.
     assert min(up, down) == max(-max(up, down), -amount)
 
 
-@given(directions, amounts, multipliers, market_prices, market_prices, market_prices)
+@given(directions, amounts, multipliers, market_prices, st.tuples(market_prices, market_prices))
 def test_a_better_price_never_pays_less(
-    direction: Direction, amount: Decimal, multiplier: int, open_price: Decimal, one: Decimal, other: Decimal
+    direction: Direction, amount: Decimal, multiplier: int, open_price: Decimal, closes: tuple[Decimal, Decimal]
 ) -> None:
-    worse, better = sorted((one, other), reverse=direction == "down")
+    worse, better = sorted(closes, reverse=direction == "down")
     terms = (str(amount), multiplier, str(open_price))
     assert outcome(direction, *terms, str(better)).payout >= outcome(direction, *terms, str(worse)).payout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,12 +19,14 @@ from tqdm import tqdm
 
 from deals import services
 from deals.models import Deal, Monitoring
-from workers import book, keys, sweep, system
+from workers import book, keys, queues, sweep, system
 from workers.clock import TapeClock
 from workers.dispatch import send_closures
 from workers.engine import FLUSH_LIMIT, PriceEngine, next_token
+from workers.models import DeadLetter
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import connect
+from workers.replay.errors import ReplayError
 from workers.replay.plan import PlannedDeal, Tape
 from workers.sources.base import Tick
 from workers.sources.tape import TapeSource
@@ -33,17 +36,17 @@ T = TypeVar("T")
 STALL_S: Final = 5.0
 GIVE_UP_S: Final = 120.0
 ACCOUNTS: Final = 50
-LARGE_AMOUNT: Final = Decimal(1_000_000)
-
-
-class ReplayError(Exception):
-    """The replay did not do what it must; the text says what."""
+FUNDS_LIMIT: Final = Decimal(10**11)
+"""What one account may come to hold at most, if that is more than one deal: a tenth of what money fields hold."""
+REDRAW_S: Final = 10.0
+"""How often the progress bar is drawn where it goes to a file."""
+OPEN_AT_THE_END: Final = {Monitoring.NONE, Monitoring.ARMED, Monitoring.EXPIRED}
 
 
 class Result(NamedTuple):
-    """What a replay did: the deals by ref, the time it took, and what was sent again because its message was lost."""
+    """What a replay did: the deals in the plan's order, the time it took, how often lost messages were sent again."""
 
-    deals: dict[str, Deal]
+    deals: list[Deal]
     seconds: float
     resent: int
 
@@ -51,15 +54,16 @@ class Result(NamedTuple):
 class Replay:
     """One run. Everything it opens and closes lies in the scratch database that the settings name."""
 
-    def __init__(self, tape: Tape, plan: list[PlannedDeal], symbol: str, source: TapeSource) -> None:
+    def __init__(self, tape: Tape, plan: list[PlannedDeal], symbol: str, source: TapeSource, *, paced: bool) -> None:
         self._tape = tape
         self._symbol = symbol
         self._source = source
+        self._batch = 1 if paced else FLUSH_LIMIT
         self._clock = TapeClock()
         self._quotes = RedisQuoteBoard(self._clock)
         self._openings: dict[int, list[PlannedDeal]] = defaultdict(list)
-        for deal in plan:
-            self._openings[deal.trade.trade_id].append(deal)
+        for planned in plan:
+            self._openings[planned.trade.trade_id].append(planned)
         self._plan = plan
         self._ids: dict[str, int] = {}
         self._next_expiry_ms: int | None = None
@@ -71,7 +75,7 @@ class Replay:
         started = time.monotonic()
         system.refresh_state()
         connect().set(keys.book_epoch(), system.server_run_id())
-        self._users = _fund_accounts(self._plan)
+        self._users = _fund_accounts(self._plan, self._tape)
         asyncio.run(self._feed())
         self._domain.submit(connections.close_all).result()
         self._domain.shutdown()
@@ -80,14 +84,14 @@ class Replay:
         if found:
             raise ReplayError(f"the sweep found {len(found)} deals that no tick had fired: {found[:10]}")
         self._wait_until_settled()
-        deals = Deal.objects.in_bulk(self._ids.values())
-        return Result({ref: deals[pk] for ref, pk in self._ids.items()}, time.monotonic() - started, self._resent)
+        return Result(self._read_deals(), time.monotonic() - started, self._resent)
 
     async def _feed(self) -> None:
         token = await self._in_domain(next_token)
         engine = PriceEngine([self._symbol], token=token, clock=self._clock, publish=False)
         await engine.hold_leases()
-        bar = tqdm(total=self._tape.trades, unit=" trades", desc="replay", dynamic_ncols=True)
+        redraw_s = 0.1 if sys.stderr.isatty() else REDRAW_S
+        bar = tqdm(total=self._tape.trades, unit=" trades", desc="replay", dynamic_ncols=True, mininterval=redraw_s)
         try:
             async for tick in self._source.ticks():
                 bar.update()
@@ -104,8 +108,8 @@ class Replay:
         if price is None:
             return
         engine.enqueue(price)
-        openings = self._openings.get(tick.trade_id or 0, [])
-        if openings or engine.backlog >= FLUSH_LIMIT:
+        openings = [] if tick.trade_id is None else self._openings.get(tick.trade_id, [])
+        if openings or engine.backlog >= self._batch:
             await self._flush(engine)
         if openings:
             await self._in_domain(lambda: self._open(openings))
@@ -126,16 +130,15 @@ class Replay:
     def _open(self, openings: list[PlannedDeal]) -> None:
         """Open deals at the last trade's price and make sure that the book holds them before the next one."""
         ids = []
-        for planned in openings:
+        for row, _trade in openings:
             quote = self._quotes.quote(self._symbol)
-            take_profit, stop_loss = planned.levels
+            take_profit, stop_loss = row.levels
             deal = services.open_deal(
-                user_id=self._users[planned.ref], symbol=self._symbol, direction=planned.direction,
-                amount=planned.amount, multiplier=planned.multiplier, quote=quote, take_profit=take_profit,
-                stop_loss=stop_loss, client_id=planned.ref, now=quote.at,
+                user_id=self._users[row.ref], symbol=self._symbol, direction=row.direction, amount=row.amount,
+                multiplier=row.multiplier, quote=quote, take_profit=take_profit, stop_loss=stop_loss, now=quote.at,
             )  # fmt: skip
             ids.append(deal.pk)
-            self._ids[planned.ref] = deal.pk
+            self._ids[row.ref] = deal.pk
         waiting = Deal.objects.filter(pk__in=ids, monitoring=Monitoring.PENDING).count()
         if waiting:
             raise ReplayError(f"{waiting} deals were not armed before the next trade")
@@ -143,35 +146,61 @@ class Replay:
             self._next_expiry_ms = self._clock.now_ms() + settings.MAX_MONITORING_H * 3_600_000
 
     def _expire_now(self) -> int | None:
-        sweep.end_expired(clock=self._clock)
+        self._wait_until_settled()  # what has fired keeps its place among the expiring until it is closed
+        while sweep.end_expired(clock=self._clock):
+            pass  # one call ends a limited number
         nearest = Deal.objects.filter(monitoring=Monitoring.ARMED).aggregate(at=Min("watch_expires_at"))["at"]
         return None if nearest is None else round(nearest.timestamp() * 1000)
 
+    def _read_deals(self) -> list[Deal]:
+        deals = Deal.objects.in_bulk(self._ids.values())
+        for row, _trade in self._plan:
+            deal = deals[self._ids[row.ref]]
+            if deal.close_reason is None and deal.monitoring not in OPEN_AT_THE_END:
+                letter = DeadLetter.objects.filter(deal=deal).first()
+                why = "" if letter is None else f": {letter.error.splitlines()[0]}"
+                raise ReplayError(f"deal {row.ref} of line {row.line} is {deal.monitoring}{why}")
+        return [deals[self._ids[row.ref]] for row, _trade in self._plan]
+
     def _wait_until_settled(self) -> None:
-        """Wait until `fired` is empty; what does not move for a while is sent again, as its message may be lost."""
+        """Wait until `fired` is empty. What stands still with nothing queued is sent again: its message is lost."""
         client = connect()
         left, moved_at = -1, time.monotonic()
+        sent_at = moved_at
         while waiting := int(client.hlen(keys.fired())):
             now = time.monotonic()
             if waiting != left:
-                left, moved_at = waiting, now
+                left, moved_at, sent_at = waiting, now, now
             elif now - moved_at > GIVE_UP_S:
-                raise ReplayError(f"{waiting} deals have fired and are not settled; see the workers' logs")
-            elif now - moved_at > STALL_S * (self._resent + 1):
+                raise ReplayError(f"{waiting} deals have fired and are not settled")
+            elif now - sent_at > STALL_S and not queues.depth("closures"):
                 send_closures(list(book.all_fired().values()))
                 self._resent += 1
+                sent_at = now
             time.sleep(0.02)
 
 
-def _fund_accounts(plan: list[PlannedDeal]) -> dict[str, int]:
-    """Users for the deals: a few shared ones, and one each for very large amounts; returns user ids by ref."""
-    owners: dict[str, list[PlannedDeal]] = defaultdict(list)
-    for number, deal in enumerate(plan):
-        name = f"own-{number}" if deal.amount > LARGE_AMOUNT else f"shared-{number % ACCOUNTS}"
-        owners[name].append(deal)
-    users = get_user_model().objects.bulk_create([get_user_model()(username=name) for name in owners])
+def _fund_accounts(plan: list[PlannedDeal], tape: Tape) -> dict[str, int]:
+    """Users for the deals; returns user ids by ref.
+
+    Some fifty are shared, as the deals of one account are settled under one lock; more where the money that an account
+    could come to hold, if every deal won the most that the tape allows, would not fit its fields.
+    """
+    owners: dict[tuple[int, int], list[PlannedDeal]] = defaultdict(list)
+    latest = [0] * ACCOUNTS
+    funds = [Decimal(0)] * ACCOUNTS
+    for number, planned in enumerate(plan):
+        share = number % ACCOUNTS
+        most = planned.row.amount * (1 + planned.row.multiplier * max(Decimal(1), tape.high / tape.low))
+        if funds[share] and funds[share] + most > FUNDS_LIMIT:
+            latest[share] += 1
+            funds[share] = Decimal(0)
+        funds[share] += most
+        owners[share, latest[share]].append(planned)
+    names = [f"trader-{share}-{number}" for share, number in owners]
+    users = get_user_model().objects.bulk_create([get_user_model()(username=name) for name in names])
     by_ref = {}
     for user, deals in zip(users, owners.values(), strict=True):
-        services.create_account(user.pk, balance=sum((deal.amount for deal in deals), Decimal(0)))
-        by_ref.update({deal.ref: user.pk for deal in deals})
+        services.create_account(user.pk, balance=sum((row.amount for row, _trade in deals), Decimal(0)))
+        by_ref.update({row.ref: user.pk for row, _trade in deals})
     return by_ref

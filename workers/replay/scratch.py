@@ -1,17 +1,14 @@
-"""A scratch database, key prefix and worker processes for a replay, removed afterwards."""
+"""A scratch database and key prefix for a replay, removed afterwards whatever happens."""
 
 from __future__ import annotations
 
 import os
 import secrets
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -19,13 +16,21 @@ from django.conf import settings
 from psycopg import sql
 
 from workers.redis_client import connect
+from workers.replay.errors import ReplayError
 
-DELETE_CHUNK: Final = 1000
+FORGET_CHUNK: Final = 1000
+
+
+class Scratch(NamedTuple):
+    """The name of what was created, and the environment of processes that are to use it."""
+
+    name: str
+    env: dict[str, str]
 
 
 @contextmanager
-def scratch(symbol: str, workers: int) -> Iterator[dict[str, str]]:
-    """Create everything, yield the environment of processes that use it, and remove everything, also after an error."""
+def scratch(symbol: str) -> Iterator[Scratch]:
+    """Create database and prefix, yield them, remove them. Raises ReplayError, psycopg.Error, redis.RedisError."""
     name = f"cryptocraze_replay_{secrets.token_hex(4)}"
     env = os.environ | {
         "DATABASE_URL": _database_url(name),
@@ -39,15 +44,13 @@ def scratch(symbol: str, workers: int) -> Iterator[dict[str, str]]:
         "CELERY_BROKER_URL": settings.REDIS_URL,
     }
     with ExitStack() as stack:
+        # Each removal is registered before the creation: a signal may arrive in between.
         stack.callback(_forget_keys, f"{name}:")
-        _create_database(name)
         stack.callback(_drop_database, name)
-        subprocess.run(
-            [sys.executable, "manage.py", "migrate", "--verbosity=0"], env=env, cwd=settings.BASE_DIR, check=True
-        )
-        for number in range(workers):
-            stack.enter_context(_worker(name, number, env))
-        yield env
+        connect().ping()
+        _create_database(name)
+        _migrate(env)
+        yield Scratch(name, env)
 
 
 def _database_url(name: str) -> str:
@@ -63,35 +66,22 @@ def _drop_database(name: str) -> None:
 
 
 def _outside_a_transaction(command: sql.Composed) -> None:
-    with psycopg.connect(settings.ADDRESSES.database_url, autocommit=True) as server:
+    with psycopg.connect(settings.ADDRESSES.database_url, autocommit=True, connect_timeout=3) as server:
         server.execute(command)
+
+
+def _migrate(env: dict[str, str]) -> None:
+    command = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
+    # In a session of its own: Ctrl-C in the terminal is ours alone to handle.
+    done = subprocess.run(
+        command, env=env, cwd=settings.BASE_DIR, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    if done.returncode:
+        last_line = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ReplayError(f"the scratch database could not be migrated: {last_line}")
 
 
 def _forget_keys(prefix: str) -> None:
     client = connect()
-    for key in client.scan_iter(match=f"{prefix}*", count=DELETE_CHUNK):
+    for key in client.scan_iter(match=f"{prefix}*", count=FORGET_CHUNK):
         client.unlink(key)
-
-
-@contextmanager
-def _worker(name: str, number: int, env: dict[str, str]) -> Iterator[None]:
-    log_path = Path(tempfile.gettempdir()) / f"{name}-worker-{number}.log"
-    command = [
-        sys.executable, "-m", "celery", "-A", "cryptocraze", "worker", "-Q", "closures,default", "-c", "1",
-        "-n", f"{name}-{number}@localhost", "--without-gossip", "--without-mingle", "--without-heartbeat",
-    ]  # fmt: skip
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command, env=env, cwd=settings.BASE_DIR, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        yield
-    except BaseException:
-        sys.stderr.write(f"the worker's log: {log_path}\n")
-        raise
-    else:
-        log_path.unlink()
-    finally:
-        # All is settled or lost with the scratch database: nothing is worth a soft shutdown's wait.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

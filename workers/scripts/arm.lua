@@ -5,7 +5,8 @@
 -- ARGV  1 now (ms)  2 stale after (ms)  3 symbol; then for each deal: id, version, watched-from sequence, upper or '',
 --       lower or '', 'U' or 'L' (which of the two is its Stop Loss)
 -- Returns {{id of each deal the book or `fired` now holds at that version}, {id, entry, … of those fired now}}
--- Refuses a version older than the one held. Without triggers the deal leaves the book.
+-- Refuses a version older than the one held. Without triggers the deal leaves the book. What has crossed but may not fire
+-- now (stale price, not running) is put into the book and not reported as held: it is to be armed again.
 
 local now, stale_ms, symbol = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local held, fired = {}, {}
@@ -38,9 +39,9 @@ local function range_since(seq)
     return buckets[first]
 end
 
--- The price at which a deal is due already, or nil.
-local function due_price(from_seq, upper, lower, stop)
-    if not (running and fresh) or tonumber(p[4]) <= from_seq then return nil end
+-- The price at which a deal has crossed already, or nil.
+local function crossed_price(from_seq, upper, lower, stop)
+    if not p[1] or tonumber(p[4]) <= from_seq then return nil end
     local high, low = upper ~= '' and tonumber(upper), lower ~= '' and tonumber(lower)
     local price = tonumber(p[1])
     if (high and price >= high) or (low and price <= low) then return p[1] end
@@ -64,7 +65,8 @@ for a = 4, #ARGV, 6 do
             redis.call('HDEL', KEYS[2], id)
             redis.call('ZREM', KEYS[3], id)
         end
-        local price = due_price(from_seq, upper, lower, stop)
+        local crossed = crossed_price(from_seq, upper, lower, stop)
+        local price = running and fresh and crossed
         if price or (upper == '' and lower == '') then
             redis.call('ZREM', KEYS[6], id)
             redis.call('ZREM', KEYS[7], id)
@@ -80,7 +82,7 @@ for a = 4, #ARGV, 6 do
             redis.call('ZADD', KEYS[3], now, id)
             fired[#fired + 1], fired[#fired + 2] = id, entry
         end
-        held[#held + 1] = id
+        if price or not crossed then held[#held + 1] = id end
     end
 end
 

@@ -6,6 +6,8 @@ The reader refuses a malformed file; it doesn't judge the market: times that go 
 from __future__ import annotations
 
 import asyncio
+import codecs
+import csv
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -48,14 +50,22 @@ def read_trades(path: str | Path) -> Iterator[Trade]:
     """Yield the trades of a CSV without header: id, price, qty, quote qty, time, is-buyer-maker[, best].
 
     Only id, price and time are used. Time is in milliseconds, or in microseconds as in spot archives since
-    2025. Raises TapeError at the first row that is not exactly that, or if the file is missing or empty.
+    2025. What editors add is passed over: a byte order mark, quotes, blank lines at the end.
+    Raises TapeError at the first row that is not exactly that, or if the file is missing or empty.
     """
     path = Path(path)
     previous_id: int | None = None
+    blank = 0
     try:
         with path.open("rb") as rows:
-            for line, row in enumerate(rows, start=1):
-                trade = _parse_row(path, line, row.rstrip(b"\r\n"))
+            for line, raw in enumerate(rows, start=1):
+                row = (raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw).rstrip(b"\r\n")
+                if not row:
+                    blank = blank or line
+                    continue
+                if blank:
+                    raise TapeError(path, blank, "is blank")
+                trade = _parse_row(path, line, row)
                 if previous_id is not None and trade.trade_id <= previous_id:
                     reason = f"trade id {trade.trade_id} does not rise (the row before has {previous_id})"
                     raise TapeError(path, line, reason)
@@ -69,16 +79,23 @@ def read_trades(path: str | Path) -> Iterator[Trade]:
 
 def _parse_row(path: Path, line: int, row: bytes) -> Trade:
     try:
-        row.decode()
+        text = row.decode()
     except UnicodeDecodeError:
         raise TapeError(path, line, "is not UTF-8") from None
-    cells = row.split(b",")
+    cells = _unquoted(path, line, text) if b'"' in row else row.split(b",")
     if len(cells) not in _COLUMNS:
         raise TapeError(path, line, f"has {len(cells)} columns, not 6 or 7")
     try:
         return Trade(line, _integer("trade id", cells[0]), _price(cells[1]), _milliseconds(cells[4]))
     except ValueError as error:
         raise TapeError(path, line, str(error)) from None
+
+
+def _unquoted(path: Path, line: int, row: str) -> list[bytes]:
+    try:
+        return [cell.encode() for cell in next(csv.reader([row], strict=True))]
+    except csv.Error as error:
+        raise TapeError(path, line, str(error)) from error
 
 
 def _integer(name: str, cell: bytes) -> int:

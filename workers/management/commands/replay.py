@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-import subprocess
-import sys
 from argparse import ArgumentParser
 from collections import Counter
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
+import psycopg
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
 
-from deals.models import Deal
-from workers.replay.drive import Replay, ReplayError, Result
-from workers.replay.plan import PlanError, PlannedDeal, Tape, read_plan, read_tape
+from deals.errors import DealError
+from workers.replay.closures import unfinished_path, write_closures
+from workers.replay.drive import Replay, Result
+from workers.replay.errors import PlanError, ReplayError
+from workers.replay.interrupt import Interrupted, interruptible
+from workers.replay.plan import PlannedDeal, Tape, plan_deals, read_deals, read_tape
+from workers.replay.processes import run_beside, worker_processes
 from workers.replay.scratch import scratch
 from workers.sources.errors import SourceError
 from workers.sources.tape import TapeSource, parse_speed
 
-HEADER = [
-    *("ref", "direction", "open_price", "take_profit", "stop_loss"),
-    *("close_price", "close_reason", "profit", "commission", "trade_id", "detector"),
-]
 INSIDE = "CRYPTOCRAZE_REPLAY_INSIDE"
+SERVER_TROUBLE = (psycopg.Error, DatabaseError, RedisError, BrokerError, DealError)
+MOST_WORKERS = 16
 
 
 class Command(BaseCommand):
@@ -42,82 +43,79 @@ class Command(BaseCommand):
         parser.add_argument("--deals", required=True, type=Path, metavar="DEALS")
         parser.add_argument("--out", required=True, type=Path, metavar="CLOSURES")
         parser.add_argument("--speed", default="max", metavar="max|N", help="N times the tape's own pace; default max")
-        parser.add_argument("--workers", default=1, type=int, metavar="N", help="worker processes, 1 to 16; default 1")
+        parser.add_argument(
+            "--workers", default=1, type=int, metavar="N", help=f"worker processes, 1 to {MOST_WORKERS}; default 1"
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        symbol = options["symbol"].upper()
-        if re.fullmatch(r"[A-Z0-9]{2,32}", symbol) is None:
-            raise CommandError("--symbol must be 2 to 32 letters and digits")
-        if not 1 <= options["workers"] <= 16:  # noqa: PLR2004 - said in the help
-            raise CommandError("--workers must be from 1 to 16")
-        if not options["out"].absolute().parent.is_dir():
-            raise CommandError(f"--out: there is no folder {options['out'].absolute().parent}")
+        symbol = _checked_symbol(options["symbol"])
+        if not 1 <= options["workers"] <= MOST_WORKERS:
+            raise CommandError(f"--workers must be from 1 to {MOST_WORKERS}")
+        out = _checked_out(options["out"], options["tape"], options["deals"])
         try:
             speed = parse_speed(options["speed"])
-            tape = read_tape(options["tape"], symbol)
-            plan = read_plan(options["deals"], tape)
+            tape, plan = _read(options["tape"], symbol, options["deals"])
             if INSIDE not in os.environ:
-                self._run_in_scratch(symbol, options)
+                _run_in_scratch(symbol, out, options)
                 return
-            result = Replay(tape, plan, symbol, TapeSource(options["tape"], symbol, speed)).run()
+            source = TapeSource(options["tape"], symbol, speed)
+            result = Replay(tape, plan, symbol, source, paced=speed != "max").run()
+            write_closures(out, options["tape"], list(zip(plan, result.deals, strict=True)))
         except (SourceError, PlanError, ReplayError) as error:
             raise CommandError(str(error)) from None
-        write_closures(options["out"], plan, tape, result)
+        except Interrupted as signal:
+            raise CommandError(f"{signal}: nothing is written", returncode=128 + signal.number) from None
+        except SERVER_TROUBLE as error:
+            raise CommandError(f"{type(error).__name__}: {_first_line(error)}") from error
+        except OSError as error:
+            raise CommandError(f"{error.filename or out}: {error.strerror}") from error
         self.stdout.write(summary(tape, result))
 
-    def _run_in_scratch(self, symbol: str, options: dict[str, Any]) -> None:
-        arguments = [str(options["tape"].absolute()), "--symbol", symbol, "--deals", str(options["deals"].absolute())]
-        arguments += ["--out", str(options["out"].absolute()), "--speed", options["speed"]]
-        with scratch(symbol, options["workers"]) as env:
-            command = [sys.executable, "manage.py", "replay", *arguments]
-            done = subprocess.run(command, env=env | {INSIDE: "1"}, cwd=settings.BASE_DIR, check=False)
-            if done.returncode:
-                raise CommandError("the replay failed", returncode=done.returncode)
+
+def _checked_symbol(text: str) -> str:
+    symbol = text.upper()
+    if re.fullmatch(r"[A-Z0-9]{2,32}", symbol) is None:
+        raise CommandError("--symbol must be 2 to 32 letters and digits")
+    return symbol
 
 
-def write_closures(path: Path, plan: list[PlannedDeal], tape: Tape, result: Result) -> None:
-    """Write one row a deal, in the order of the plan; prices with the decimals of the files they came from."""
-    unfinished = path.with_name(f"{path.name}.part")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(HEADER)
-        rows.writerows(_row(planned, result.deals[planned.ref], tape) for planned in plan)
-    unfinished.replace(path)
+def _checked_out(out: Path, *inputs: Path) -> Path:
+    """Where the closures go, links followed: the file is replaced, never the link."""
+    target = out.resolve()
+    if not target.parent.is_dir():
+        raise CommandError(f"--out: there is no folder {target.parent}")
+    if target.exists() and not target.is_file():
+        raise CommandError(f"--out: {out} is no regular file")
+    if not os.access(target.parent, os.W_OK):
+        raise CommandError(f"--out: the folder {target.parent} cannot be written to")
+    if target in {path.resolve() for path in inputs}:
+        raise CommandError(f"--out: {out} is an input file")
+    return target
 
 
-def _row(planned: PlannedDeal, deal: Deal, tape: Tape) -> list[str]:
-    opened = [
-        planned.ref,
-        deal.direction,
-        _like(deal.open_price, planned.trade.price),
-        "" if deal.take_profit is None else _like(deal.take_profit, planned.take_profit),
-        "" if deal.stop_loss is None else _like(deal.stop_loss, planned.stop_loss),
-    ]
-    if deal.close_reason is None:
-        return [*opened, "", "open", "", "", "", ""]
-    trade_id = deal.close_trade_id
-    trade = None if trade_id is None else tape.accepted.get(trade_id)
-    if trade is None:
-        raise CommandError(f"{planned.ref} was closed by trade {trade_id}, which the tape does not hold")
-    return [
-        *opened,
-        _like(deal.close_price, trade.price),
-        deal.close_reason,
-        f"{deal.profit:.8f}",
-        f"{deal.commission:.8f}",
-        str(trade_id),
-        str(deal.detector),
-    ]
+def _read(tape_path: Path, symbol: str, deals_path: Path) -> tuple[Tape, list[PlannedDeal]]:
+    rows = read_deals(deals_path)
+    tape = read_tape(tape_path, symbol, {row.open_at_trade for row in rows})
+    return tape, plan_deals(deals_path, rows, tape)
 
 
-def _like(value: Decimal, text: str) -> str:
-    """A number from the database, with as many decimals as the text it came from."""
-    return format(value.quantize(Decimal(text)), "f")
+def _run_in_scratch(symbol: str, out: Path, options: dict[str, Any]) -> None:
+    arguments = ["replay", str(options["tape"].absolute()), "--symbol", symbol]
+    arguments += ["--deals", str(options["deals"].absolute()), "--out", str(out), "--speed", options["speed"]]
+    with interruptible(), scratch(symbol) as made, worker_processes(made, options["workers"]) as workers:
+        try:
+            run_beside(workers, arguments, made.env | {INSIDE: "1"})
+        finally:
+            unfinished_path(out).unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 
 def summary(tape: Tape, result: Result) -> str:
     """What happened, in a few lines."""
-    reasons = Counter(deal.close_reason or "open" for deal in result.deals.values())
+    reasons = Counter(deal.close_reason or "open" for deal in result.deals)
     lines = [
         f"{tape.trades} trades, {len(result.deals)} deals in {result.seconds:.1f} s: "
         + (", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none")

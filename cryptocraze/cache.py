@@ -1,0 +1,55 @@
+"""The cache that counts requests for the API's throttles. It goes on counting while Redis is away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, TypeVar
+
+import structlog
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.redis import RedisCache
+from redis.exceptions import RedisError
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+PAUSE_S: Final = 2.0
+"""How long Redis is left alone after an error, so that not every request waits for its time-out."""
+
+
+class SturdyRedisCache(RedisCache):
+    """Django's Redis cache whose `get` and `set` use this process's memory while Redis is away.
+
+    Throttles then count per process: the API keeps answering, and guessing passwords stays slow.
+    """
+
+    away_until: ClassVar[float] = 0.0
+
+    def __init__(self, server: str, params: dict[str, Any]) -> None:
+        super().__init__(server, params)
+        self._memory = LocMemCache("sturdy", {**params, "OPTIONS": {}})
+
+    def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
+        """The value, or the default."""
+        return self._either(
+            lambda: super(SturdyRedisCache, self).get(key, default, version),
+            lambda: self._memory.get(key, default, version),
+        )
+
+    def set(self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> None:
+        """Keep a value for `timeout` seconds."""
+        self._either(
+            lambda: super(SturdyRedisCache, self).set(key, value, timeout, version),
+            lambda: self._memory.set(key, value, timeout, version),
+        )
+
+    def _either(self, ask_redis: Callable[[], T], ask_memory: Callable[[], T]) -> T:
+        if time.monotonic() >= SturdyRedisCache.away_until:
+            try:
+                return ask_redis()
+            except RedisError as error:
+                SturdyRedisCache.away_until = time.monotonic() + PAUSE_S
+                log.warning("cache.redis_away", error=str(error))
+        return ask_memory()

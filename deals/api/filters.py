@@ -1,0 +1,37 @@
+"""What lists can be narrowed by. An unknown value or parameter is refused: ignored, it would answer something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import django_filters
+from django.conf import settings
+from rest_framework.exceptions import ErrorDetail, ValidationError
+from rest_framework.request import Request
+
+from deals.models import Deal, Status
+
+
+def _symbols() -> Iterable[tuple[str, str]]:
+    return [(symbol, symbol) for symbol in settings.SYMBOLS]
+
+
+class DealFilter(django_filters.FilterSet):  # type: ignore[misc]  # it ships no types
+    """`?status=open&symbol=BTCUSDT`."""
+
+    status = django_filters.ChoiceFilter(choices=Status.choices, label="Only deals that are `open` or `closed`.")
+    symbol = django_filters.ChoiceFilter(choices=_symbols, label="Only deals on this symbol, for example BTCUSDT.")
+
+    class Meta:
+        model = Deal
+        fields: Any = ["status", "symbol"]
+
+
+def require_known_parameters(request: Request, known: Iterable[str]) -> None:
+    """Raise ValidationError `unknown_parameter` when the address has a parameter that this list does not know."""
+    allowed = sorted({"limit", "cursor", *known})
+    for name in request.query_params:
+        if name not in allowed:
+            message = f"There is no such parameter; known are {', '.join(allowed)}."
+            raise ValidationError({name: [ErrorDetail(message, code="unknown_parameter")]})

@@ -38,10 +38,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_client: redis.R
 
 def refusal(**changes: str) -> str:
     """What the command says of these arguments; it must be one line."""
-    chosen = {"tape": "tape.csv", "symbol": "BTCUSDT", "deals": "deals.csv", "out": "closures.csv"} | changes
-    tape = chosen.pop("tape")
+    chosen = {"symbol": "BTCUSDT", "deals": "deals.csv", "out": "closures.csv"} | changes
+    tape = chosen.pop("tape", "tape.csv")
     with pytest.raises(CommandError) as caught:
-        call_command("replay", tape, **chosen)
+        call_command("replay", tape, *(part for name, value in chosen.items() for part in (f"--{name}", value)))
     said = str(caught.value)
     assert "\n" not in said
     assert len(said) < 300

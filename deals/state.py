@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Final
 
@@ -23,10 +24,10 @@ PATIENCE: Final = timedelta(milliseconds=200)
 ATTEMPTS: Final = 4
 
 
-def change(state: SystemState.State, reason: str) -> bool:
-    """Move to another state; False when the system is in it already. One guarded update."""
+def change(state: SystemState.State, reason: str, *, only_from: Collection[SystemState.State] = tuple(State)) -> bool:
+    """Move to another state; False when the system is in it already, or in none of `only_from`. One guarded update."""
     changed = (
-        SystemState.objects.filter(pk=1)
+        SystemState.objects.filter(pk=1, state__in=only_from)
         .exclude(state=state)
         .update(state=state, version=F("version") + 1, changed_at=timezone.now(), reason=reason)
     )

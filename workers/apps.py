@@ -11,7 +11,7 @@ class WorkersConfig(AppConfig):
         """Bind the quote board and listen to what changes in `deals`."""
         from deals import quotes
         from deals.signals import deal_changed
-        from workers import receivers
+        from workers import receivers, worker_start  # noqa: F401 - worker_start connects itself
         from workers.prices import RedisQuoteBoard
 
         quotes.bind(RedisQuoteBoard())

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from deals import quotes, services, state
+from deals import quotes, services
+from deals.errors import Conflict
 from deals.models import Deal
-from workers import reconcile, system
+from workers import control
+from workers.audit import SYSTEM, Actor
+from workers.models import Operation
+from workers.operations import Started
 
 Health = dict[str, Any]
+
+LONGEST_S: Final = 600.0
+"""An operation ends by itself long before: each of its steps has a limit."""
 
 
 class WorkerManager:
@@ -39,25 +46,41 @@ class WorkerManager:
             raise RuntimeError("no health provider is bound: the `monitoring` application binds one when it starts")
         return self._health()
 
-    def restart(self, reason: str = "restart") -> None:
-        """Stop firing, rebuild the book from PostgreSQL, and run again."""
-        self.shutdown(reason)
-        reconcile.reconcile()
-        self.resume(reason)
+    def restart(self, reason: str = "restart", actor: Actor = SYSTEM) -> Operation:
+        """Drain, replace the worker pools, rebuild the book, run again and prove it. Returns when it is done.
 
-    def shutdown(self, reason: str = "shutdown") -> None:
-        """Stop firing, sweeping, opening and arming; what is in flight is finished. Doing it twice changes nothing."""
-        state.change(state.State.STOPPED, reason)
-        system.refresh_state()
+        Raises Conflict `operation_failed` with what failed (the system is stopped then), `operation_in_progress`,
+        `system_halted`.
+        """
+        return _done(control.restart(reason, actor))
 
-    def emergency_stop(self, reason: str = "emergency stop") -> None:
+    def shutdown(
+        self, reason: str = "shutdown", actor: Actor = SYSTEM, *, timeout_s: float = control.DRAIN_TIMEOUT_S
+    ) -> Operation:
+        """Stop firing, sweeping, opening and arming; what is in flight is finished. Doing it twice changes nothing.
+
+        Raises Conflict `operation_failed` with what still runs after the timeout, `operation_in_progress`.
+        """
+        return _done(control.shutdown(reason, actor, timeout_s=timeout_s))
+
+    def emergency_stop(self, reason: str = "emergency stop", actor: Actor = SYSTEM) -> Operation:
         """When it returns, no deal closes any more until `resume`. Redis is told last, and may be away."""
-        state.halt(reason)
-        system.refresh_state_if_reachable()
+        return control.emergency_stop(reason, actor)
 
-    def resume(self, reason: str = "resume") -> None:
-        """Run again: every watched deal is watched from this moment on, except for what had fired."""
-        system.resume(reason)
+    def resume(self, reason: str = "resume", actor: Actor = SYSTEM) -> Operation:
+        """Run again: every watched deal is watched from this moment on, except for what had fired.
+
+        Raises Conflict `operation_failed` (Redis is away), `operation_in_progress`.
+        """
+        return _done(control.resume(reason, actor))
+
+
+def _done(started: Started) -> Operation:
+    operation = started.wait(LONGEST_S)
+    if operation.state != Operation.State.DONE:
+        what = operation.error or f"it is {operation.state}"
+        raise Conflict("operation_failed", f"Operation {operation.pk} ({operation.kind}) did not succeed: {what}")
+    return operation
 
 
 worker_manager = WorkerManager()

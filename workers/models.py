@@ -1,4 +1,4 @@
-"""What driving the domain must remember: how far the sweep got, and what could not be settled."""
+"""What driving the domain must remember: how far the sweep got, what could not be settled, who stopped it and why."""
 
 from __future__ import annotations
 
@@ -60,3 +60,78 @@ class DeadLetter(models.Model):
 
     def __str__(self) -> str:
         return f"dead letter of deal {self.deal_id}"
+
+
+class Operation(models.Model):
+    """Something an operator does to the whole system, step by step; see workers/operations.py."""
+
+    class Kind(models.TextChoices):
+        RESTART = "restart"
+        SHUTDOWN = "shutdown"
+        EMERGENCY_STOP = "emergency_stop"
+        RESUME = "resume"
+
+    class State(models.TextChoices):
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+        ABANDONED = "abandoned"
+
+    kind = models.CharField(max_length=14, choices=Kind.choices)
+    state = models.CharField(max_length=9, choices=State.choices, default=State.RUNNING)
+    reason = models.TextField(help_text="Why, in the operator's words.")
+    requested_by = models.CharField(max_length=150, help_text="User name; of the machine for commands.")
+    source = models.CharField(max_length=64, help_text="Network address, or `cli`.")
+    steps = models.JSONField(default=list, help_text="List of {name, at, outcome}.")
+    heartbeat_at = models.DateTimeField(help_text="Its process was alive then: written every second while it runs.")
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+    error = models.TextField(default="", blank=True)
+
+    class Meta:
+        db_table = "operations"
+        ordering: ClassVar = ["-id"]
+        permissions: ClassVar = [("control_system", "Can stop, restart and resume the system")]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=Q(kind__in=("restart", "shutdown", "emergency_stop", "resume")),
+                name="operations_kind_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=("running", "done", "failed", "abandoned")), name="operations_state_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(state="running", finished_at=None) | (~Q(state="running") & Q(finished_at__isnull=False)),
+                name="operations_finished_iff_not_running",
+            ),
+        ]
+        indexes: ClassVar = [
+            # The one that runs, and those whose process has died: there are never many.
+            models.Index(
+                fields=["id"], condition=Q(state__in=("running", "abandoned")), name="operations_running_or_dead"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pk}"
+
+
+class AuditEntry(models.Model):
+    """Who asked for what, when, from where, why, and what came of it. Append-only: the database refuses changes."""
+
+    at = models.DateTimeField()
+    who = models.CharField(max_length=150, help_text="User name; of the machine for commands.")
+    source = models.CharField(max_length=64, help_text="Network address, or `cli`.")
+    action = models.CharField(max_length=40, help_text="For example `restart`, `dead_letter.requeue`.")
+    target = models.CharField(max_length=64, blank=True, help_text="What it was done to, for example `operation 7`.")
+    reason = models.TextField(blank=True)
+    outcome = models.TextField(help_text="`requested`, `done`, or why it failed.")
+
+    class Meta:
+        db_table = "audit_entries"
+        ordering: ClassVar = ["-id"]
+        verbose_name_plural = "audit log"
+        indexes: ClassVar = [models.Index(fields=["-at"], name="audit_entries_newest")]
+
+    def __str__(self) -> str:
+        return f"{self.action} by {self.who}"

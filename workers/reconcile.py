@@ -34,6 +34,19 @@ def reconcile() -> int:
         return _reconcile(connect()) if mine else 0
 
 
+def rebuild() -> int | None:
+    """Rebuild the book from the first deal on, whatever its epoch says; returns how many deals were put into it.
+
+    None when another process is at it: ask again. Raises redis.RedisError, django.db.OperationalError.
+    """
+    with alone(RECONCILE_LOCK) as mine:
+        if not mine:
+            return None
+        client = connect()
+        client.delete(keys.book_epoch(), keys.book_progress())
+        return _rebuild(client, system.server_run_id())
+
+
 def _reconcile(client: Redis) -> int:
     system.refresh_state()
     run_id = system.server_run_id()

@@ -96,7 +96,7 @@ def _sweep(clock: Clock, report: SweepReport) -> None:
     if found:
         log.warning("sweep.found", deals=len(found), ids=report.found_ids[:20])
         send_closures(found)
-    _resend(clock, report, set(report.found_ids))
+    report.resent = resend(clock=clock, but=report.found_ids)
     report.expired = end_expired(clock=clock)
     report.armed = arm_rows(pending_rows(ARM_LIMIT), clock=clock)
     report.published = announce.publish_notifications()
@@ -207,21 +207,22 @@ def _advance(windows: list[SymbolWindow]) -> None:
     )
 
 
-def _resend(clock: Clock, report: SweepReport, just_sent: set[int]) -> None:
+def resend(*, clock: Clock = WALL_CLOCK, but: Iterable[int] = ()) -> int:
     """Send again what has waited in `fired`: its message may be lost. Settling it twice changes nothing.
 
     Not while the queue still holds messages, and with growing intervals: an entry of age t waits for t more.
+    Returns how many were sent. Raises redis.RedisError, kombu OperationalError.
     """
     client = connect()
     now_ms = clock.now_ms()
     waiting = client.zrangebyscore(keys.fired_at(), "-inf", now_ms - RESEND_AFTER_MS, start=0, num=FOUND_LIMIT)
-    ids = sorted({int(str(deal_id)) for deal_id in waiting} - just_sent)
+    ids = sorted({int(str(deal_id)) for deal_id in waiting} - set(but))
     if not ids or queues.depth("closures"):
-        return
+        return 0
     fired = list(book.fired_among(ids).values())
     book.postpone({item.deal_id: now_ms + min(now_ms - item.fired_ms, LONGEST_WAIT_MS) for item in fired})
     send_closures(fired)
-    report.resent = len(fired)
+    return len(fired)
 
 
 def end_expired(*, clock: Clock = WALL_CLOCK) -> int:

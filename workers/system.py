@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Final
+
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
+from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
 from deals import state
@@ -13,6 +17,7 @@ from deals.errors import Unavailable
 from deals.queries import CurrentState, current_state
 from deals.sql import statement
 from workers import book, keys
+from workers.dispatch import send_closures
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import CACHE_STATE, connect
 
@@ -22,8 +27,13 @@ log = structlog.get_logger(__name__)
 def refresh_state() -> CurrentState:
     """Read the state from PostgreSQL and cache it in Redis unless a newer one is cached. Raises redis.RedisError."""
     current = current_state()
-    CACHE_STATE.run(connect(), [keys.state()], [current.version, current.state])
+    cache_state(current)
     return current
+
+
+def cache_state(current: CurrentState) -> None:
+    """Tell Redis the state unless it knows a newer one. Raises redis.RedisError."""
+    CACHE_STATE.run(connect(), [keys.state()], [current.version, current.state])
 
 
 def refresh_state_if_reachable() -> None:
@@ -34,10 +44,14 @@ def refresh_state_if_reachable() -> None:
         log.warning("system.state_not_cached", error=str(error))
 
 
-def resume(reason: str) -> None:
+MAY_RESUME: Final = frozenset({state.State.DRAINING, state.State.STOPPED, state.State.HALTED})
+
+
+def resume(reason: str, *, only_from: Collection[state.State] = MAY_RESUME) -> bool:
     """Run again. Every watched deal is watched from its symbol's current price on, except for what had fired.
 
-    One transaction moves `watched_from` and the state, so that nothing fires on what happened in between.
+    One transaction moves `watched_from` and the state, so that nothing fires on what happened in between; what had
+    fired is sent again at its price. False, and nothing is changed, when the system is in none of `only_from`.
     Raises redis.RedisError when the current prices cannot be read.
     """
     current = []
@@ -46,20 +60,28 @@ def resume(reason: str) -> None:
             current.append(RedisQuoteBoard().last(symbol).quote)
         except Unavailable as error:  # no price was ever seen: there is nothing to forget
             log.warning("system.resumed_without_price", symbol=symbol, why=error.message)
-    fired = list(book.all_fired())
+    fired = book.all_fired()
     with transaction.atomic(), connection.cursor() as cursor:
+        # The state last: an emergency stop never waits for the deals.
         cursor.execute(
             statement("watch_from_now"),
             {
                 "symbols": [quote.symbol for quote in current],
                 "seqs": [quote.seq for quote in current],
                 "ats": [quote.at for quote in current],
-                "fired": fired,
+                "fired": list(fired),
                 "now": timezone.now(),
             },
         )
-        state.change(state.State.RUNNING, reason)
-    refresh_state()
+        if not state.change(state.State.RUNNING, reason, only_from=only_from):
+            transaction.set_rollback(True)
+            return False
+    refresh_state_if_reachable()
+    try:
+        send_closures(list(fired.values()))
+    except BrokerError as error:  # the sweep sends them
+        log.warning("system.fired_not_sent", deals=len(fired), error=str(error))
+    return True
 
 
 def server_run_id() -> str:

@@ -1,0 +1,33 @@
+"""The audit log: one row for each thing an operator asks for, and one for what came of it. Rows never change."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from django.utils import timezone
+
+from workers.models import AuditEntry
+
+
+class Actor(NamedTuple):
+    """Who does something, and from where: a user and an address, or a user of the machine and `cli`."""
+
+    who: str
+    source: str
+
+
+SYSTEM = Actor("python", "in-process")
+"""Callers of the Python facade who do not say who they are."""
+
+
+def record(actor: Actor, action: str, *, target: str = "", reason: str = "", outcome: str = "done") -> None:
+    """Append a row. Inside a transaction it is kept or lost together with what it speaks of."""
+    AuditEntry.objects.create(
+        at=timezone.now(),
+        who=actor.who[:150],
+        source=actor.source[:64],
+        action=action,
+        target=target,
+        reason=reason,
+        outcome=outcome,
+    )

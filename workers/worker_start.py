@@ -1,0 +1,31 @@
+"""What a starting Celery worker does before it consumes. Registered when the application is ready."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery.signals import worker_init
+from django.db import DatabaseError, InterfaceError, connection
+from redis.exceptions import RedisError
+
+from workers import system
+
+log = structlog.get_logger(__name__)
+
+
+@worker_init.connect(weak=False)
+def before_consuming(**_signal: Any) -> None:
+    """Read the system state, say it, and tell Redis, which may have lost it. Settlement itself asks PostgreSQL again.
+
+    A worker that cannot read it starts all the same: without PostgreSQL its tasks do nothing either.
+    """
+    from workers import remote_control  # noqa: F401 - registers its command, which only a worker can run
+
+    try:
+        current = system.refresh_state()
+        log.info("worker.state", state=current.state, version=current.version)
+    except (DatabaseError, InterfaceError, RedisError) as error:
+        log.warning("worker.state_unknown", error=str(error))
+    finally:
+        connection.close()  # the pool's processes must not share it

@@ -219,6 +219,31 @@ def mark_dead(*, deal_id: int, version: int, error: str, now: datetime | None = 
     return True
 
 
+def revive(*, deal_id: int, version: int, now: datetime | None = None) -> Deal:
+    """Watch a deal again that was given up at this version, as if it had just fired.
+
+    Takes the stop lock, then the deal. For the caller who, before the commit, puts its fired entry back under the new `watch_version`. Raises NotFound,
+    Conflict `deal_closed`, Conflict `deal_changed` (not `dead`, or not since that version), Unavailable
+    `system_not_running`.
+    """
+    at = now or timezone.now()
+    with transaction.atomic():
+        locks.hold_stop_lock(locks.MAY_OPEN)
+        deal = locks.lock_deal(deal_id)
+        _require_open(deal)
+        if deal.monitoring != Monitoring.DEAD or deal.watch_version != version + 1:
+            raise Conflict(
+                "deal_changed", "The deal has changed since it failed: it is not due at that price any more."
+            )
+        deal.monitoring = Monitoring.PENDING
+        deal.monitoring_since = at
+        deal.watch_version += 1
+        deal.watch_expires_at = at + timedelta(hours=settings.MAX_MONITORING_H)
+        deal.save(update_fields=["monitoring", "monitoring_since", "watch_version", "watch_expires_at"])
+    log.info("deal.revived", deal_id=deal.pk, symbol=deal.symbol, version=deal.watch_version)
+    return deal
+
+
 def record_attempt(*, deal_id: int, version: int, price: Decimal, error: str) -> None:
     """Write down that settling a deal failed, so that its history explains why it is open."""
     DealEvent.objects.create(

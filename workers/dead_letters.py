@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Collection
 
 import structlog
 from django.db import transaction
+from django.db.models import F, Q
 from django.utils import timezone
+from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
 
-from deals import services
+from deals import locks, services
+from deals.errors import Conflict, NotFound, Unavailable
+from deals.models import Monitoring, Status
 from deals.settlement import Failure
+from workers import audit, book
+from workers.audit import Actor
 from workers.book import Fired
-from workers.clock import to_datetime
+from workers.clock import WALL_CLOCK, to_datetime
+from workers.dispatch import send_closures
 from workers.models import DeadLetter
 
 log = structlog.get_logger(__name__)
@@ -31,24 +40,120 @@ def bury(fired: Fired, failure: Failure, *, attempts: int, first_failed_ms: int,
     with transaction.atomic():
         if not services.mark_dead(deal_id=fired.deal_id, version=fired.version, error=str(error), now=now):
             return False
-        DeadLetter.objects.get_or_create(
+        facts = {
+            "task": task,
+            "error_class": type(error).__name__,
+            "error": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+            "last_failed_at": now,
+        }
+        letter, created = DeadLetter.objects.get_or_create(
             deal_id=fired.deal_id,
             version=fired.version,
             defaults={
-                "task": task,
+                **facts,
                 "price": due.price,
                 "fired": fired.entry,
                 "fired_at": due.fired_at,
-                "error_class": type(error).__name__,
-                "error": str(error),
-                "traceback": "".join(traceback.format_exception(error)),
                 "attempts": attempts,
                 "first_failed_at": to_datetime(first_failed_ms),
-                "last_failed_at": now,
             },
         )
+        if not created:  # it was requeued and has failed again
+            DeadLetter.objects.filter(pk=letter.pk, state=DeadLetter.State.REQUEUED).update(
+                **facts, state=DeadLetter.State.FAILED, attempts=F("attempts") + attempts
+            )
     log.error("dead_letter.new", deal_id=fired.deal_id, symbol=fired.symbol, error=str(error), attempts=attempts)
     return True
+
+
+def requeue(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
+    """Try to close the deal again, at the price that fired. A deal that is closed by now resolves its letter.
+
+    One transaction makes the deal `pending` under a new version and, before the commit, puts the fired entry back under
+    that version: without the commit the entry closes nothing, after it the deal is never without its price. Doing it
+    twice changes nothing. Raises NotFound, Conflict `letter_discarded`, `deal_changed`, Unavailable
+    `system_not_running`, `redis_unavailable`.
+    """
+    letter = find(letter_id)
+    resolve([letter.deal_id])
+    letter.refresh_from_db()
+    if letter.state == DeadLetter.State.DISCARDED:
+        raise Conflict("letter_discarded", "The letter was discarded: put the deal back into monitoring instead.")
+    if letter.state != DeadLetter.State.FAILED:
+        return letter
+    try:
+        fired = _put_back(letter, actor, reason)
+    except RedisError as error:
+        raise Unavailable("redis_unavailable", "Redis does not answer; nothing was changed.") from error
+    except Conflict:
+        letter.refresh_from_db()
+        if letter.state != DeadLetter.State.REQUEUED:  # else someone else did the same at this moment
+            raise
+        return letter
+    log.warning("dead_letter.requeued", deal_id=letter.deal_id, letter_id=letter.pk, who=actor.who)
+    try:
+        send_closures([fired])
+    except BrokerError as error:  # the sweep sends it
+        log.warning("dead_letter.not_sent", deal_id=letter.deal_id, error=str(error))
+    return letter
+
+
+def _put_back(letter: DeadLetter, actor: Actor, reason: str) -> Fired:
+    with transaction.atomic():
+        deal = services.revive(deal_id=letter.deal_id, version=letter.version)
+        fired = Fired.parse(deal.pk, letter.fired)._replace(version=deal.watch_version)
+        if book.fire_found([fired], now_ms=WALL_CLOCK.now_ms()) is None:
+            raise Unavailable("system_not_running", "Redis does not say that the system runs; try again.")
+        letter.state = DeadLetter.State.REQUEUED
+        letter.version, letter.fired = deal.watch_version, fired.entry
+        letter.save(update_fields=["state", "version", "fired"])
+        audit.record(actor, "dead_letter.requeue", target=_target(letter), reason=reason)
+    return fired
+
+
+def discard(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
+    """Give the deal up for good: it is taken out of monitoring, and its user is told. Doing it twice changes nothing.
+
+    Raises NotFound, Conflict `letter_requeued` while the deal is on its way.
+    """
+    letter = find(letter_id)
+    resolve([letter.deal_id])
+    with transaction.atomic():
+        deal = locks.lock_deal(letter.deal_id)
+        letter.refresh_from_db()
+        if letter.state == DeadLetter.State.REQUEUED:
+            raise Conflict("letter_requeued", "The deal was put back and is on its way: wait for what comes of it.")
+        if letter.state != DeadLetter.State.FAILED:
+            return letter
+        services.remove_from_monitoring(deal_id=deal.pk)
+        letter.state = DeadLetter.State.DISCARDED
+        letter.save(update_fields=["state"])
+        audit.record(actor, "dead_letter.discard", target=_target(letter), reason=reason)
+    log.warning("dead_letter.discarded", deal_id=deal.pk, letter_id=letter.pk, who=actor.who)
+    return letter
+
+
+def resolve(deal_ids: Collection[int] | None = None) -> int:
+    """Resolve the letters, of some deals or of all, whose deal is closed or watched anew; returns how many."""
+    handled = Q(state=DeadLetter.State.FAILED) & ~Q(deal__monitoring=Monitoring.DEAD)
+    closed = Q(state=DeadLetter.State.REQUEUED) & (Q(deal__status=Status.CLOSED) | ~Q(deal__watch_version=F("version")))
+    letters = DeadLetter.objects.filter(handled | closed)
+    if deal_ids is not None:
+        letters = letters.filter(deal_id__in=deal_ids)
+    return letters.update(state=DeadLetter.State.RESOLVED)
+
+
+def find(letter_id: int) -> DeadLetter:
+    """One letter with its deal. Raises NotFound."""
+    letter = DeadLetter.objects.select_related("deal").filter(pk=letter_id).first()
+    if letter is None:
+        raise NotFound("There is no such dead letter.")
+    return letter
+
+
+def _target(letter: DeadLetter) -> str:
+    return f"dead letter {letter.pk}, deal {letter.deal_id}"
 
 
 def trim() -> int:

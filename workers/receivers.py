@@ -15,7 +15,7 @@ from deals.models import WATCHED
 from deals.money import plain
 from deals.queries import WatchRow, watch_rows
 from deals.sql import statement
-from workers import announce, book
+from workers import announce, book, dead_letters
 from workers.clock import WALL_CLOCK, Clock
 from workers.dispatch import send_closures
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 def on_deal_changed(ids: list[int], **_signal: Any) -> None:
-    """Bring the book in line with these deals' rows and publish their notifications.
+    """Bring the book in line with these deals' rows, publish their notifications, resolve their dead letters.
 
     When Redis or the broker is away the rows keep saying what is due (`pending`, unpublished) and the sweep does it.
     """
@@ -32,6 +32,8 @@ def on_deal_changed(ids: list[int], **_signal: Any) -> None:
     try:
         rows = watch_rows(ids)
         arm_rows(rows)
+        if changed := [row.id for row in rows if row.watch_version > 1 or row.monitoring not in WATCHED]:
+            dead_letters.resolve(changed)
         if told := [row.id for row in rows if row.monitoring not in WATCHED]:
             announce.publish_notifications(told)
     except (RedisError, BrokerError) as error:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.concurrency.prefork import noop
 from celery.worker.control import control_command
+
+
+def nothing() -> None:
+    """An empty job."""
 
 
 @control_command(name="wake_pool")
@@ -17,5 +20,5 @@ def wake_pool(state: Any) -> dict[str, str]:
     """
     pool = state.consumer.pool
     for _ in range(pool.num_processes):
-        pool.apply_async(noop)
+        pool.apply_async(nothing)
     return {"ok": "woken"}

@@ -46,6 +46,7 @@ def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: i
     finished = [closure.deal_id for closure in report.closed] + report.gone + report.changed
     _after_commit(fired, finished, report.changed)
     announce_closures(report.closed)
+    dead_letters.resolve(finished)
     for failure in report.failed:
         _try_alone_again(self, fired[failure.due.deal_id], failure, first_failed_ms)
     return len(report.closed)
@@ -106,5 +107,6 @@ def reconcile_task() -> int:
 
 @shared_task(name="workers.housekeeping")
 def housekeeping() -> int:
-    """Trim what is kept only for a while."""
+    """Resolve the dead letters that nobody resolved, and trim what is kept only for a while."""
+    dead_letters.resolve()
     return dead_letters.trim()

@@ -45,6 +45,8 @@ class Run:
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
         self.timed_out = False
+        self.ended = threading.Event()
+        """Set when its row and its lock are done with. A thread's `join` breaks when Ctrl-C interrupts it (3.11)."""
         self._cancelled = threading.Event()
         self._lost = threading.Event()
 
@@ -83,16 +85,15 @@ class Run:
 class Started:
     """An operation that runs, here or (then `run` is None) in another process."""
 
-    def __init__(self, operation_id: int, thread: threading.Thread | None = None, run: Run | None = None) -> None:
+    def __init__(self, operation_id: int, run: Run | None = None) -> None:
         self.operation_id = operation_id
-        self._thread = thread
         self._run = run
 
     def wait(self, timeout_s: float) -> Operation:
         """The operation as it is once it has ended, or after that time."""
         deadline = time.monotonic() + timeout_s
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        if self._run is not None:
+            self._run.ended.wait(timeout_s)
             return self.now()
         while (operation := self.now()).state == Operation.State.RUNNING and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -109,9 +110,9 @@ class Started:
 
     def cancel(self) -> None:
         """Interrupt it: it fails at its next step. What runs in another process is left alone."""
-        if self._run is not None and self._thread is not None:
+        if self._run is not None:
             self._run.cancel()
-            self._thread.join()
+            self._run.ended.wait()
 
 
 def start(kind: Operation.Kind, reason: str, actor: Actor, work: Callable[[Run], None]) -> Started:
@@ -133,7 +134,7 @@ def start(kind: Operation.Kind, reason: str, actor: Actor, work: Callable[[Run],
         target=_perform, args=(run, actor, work, keeper), name=f"operation-{operation.pk}", daemon=True
     )
     thread.start()
-    return Started(operation.pk, thread, run)
+    return Started(operation.pk, run)
 
 
 def record_done(kind: Operation.Kind, reason: str, actor: Actor, steps: list[tuple[str, str]]) -> Operation:
@@ -216,6 +217,7 @@ def _perform(run: Run, actor: Actor, work: Callable[[Run], None], keeper: _Keepe
     finally:
         keeper.release()
         connection.close()
+        run.ended.set()
 
 
 def _finish(operation: Operation, actor: Actor, error: str) -> None:

@@ -10,7 +10,7 @@ import socket
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import InterfaceError, OperationalError
@@ -20,6 +20,8 @@ from deals.queries import current_state
 from workers.audit import Actor
 from workers.models import Operation
 from workers.operations import Started
+
+T = TypeVar("T")
 
 FAILED: Final = 1
 TIMED_OUT: Final = 3
@@ -58,7 +60,7 @@ class OperatorCommand(BaseCommand):
             help="why; kept in the audit log",
         )
 
-    def obeyed(self, ask: Callable[[], Any]) -> Any:
+    def obeyed(self, ask: Callable[[], T]) -> T:
         """What the call answers. Raises CommandError with one line when it is refused or PostgreSQL is away."""
         try:
             return ask()
@@ -72,7 +74,7 @@ class OperatorCommand(BaseCommand):
 
         Ctrl-C interrupts it. Raises CommandError with exit code 1 or 3 when it does not succeed.
         """
-        started: Started = self.obeyed(begin)
+        started = self.obeyed(begin)
         line = ProgressLine(self)
         try:
             operation = self.obeyed(lambda: self._watch(started, line))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -64,7 +65,7 @@ class Command(OperatorCommand):
         refused = 0
         for letter_id in ids:
             try:
-                letter = self.obeyed(lambda number=letter_id: act(number, me(), options["reason"]))
+                letter = self.obeyed(partial(act, letter_id, me(), options["reason"]))
             except CommandError as error:
                 refused += 1
                 self.stderr.write(f"{letter_id}: {error}")

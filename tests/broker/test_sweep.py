@@ -282,9 +282,7 @@ def test_a_sweep_that_fails_leaves_no_lock_behind(market: Market, clock: TapeClo
 # --- arming what is pending -------------------------------------------------------------------------------------
 
 
-def test_a_pending_deal_is_armed(
-    market: Market, trader: Account, clock: TapeClock, settings: Any
-) -> None:
+def test_a_pending_deal_is_armed(market: Market, trader: Account, clock: TapeClock, settings: Any) -> None:
     market.tick("100")
     deal = pending_deal(market, trader, settings, take_profit="110", stop_loss="90")
     report = swept(clock)

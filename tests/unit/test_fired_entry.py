@@ -27,7 +27,13 @@ def test_an_entry_without_a_trade_id_stays_without() -> None:
 
 def test_settlement_gets_the_price_as_text_said_and_the_times_to_the_millisecond() -> None:
     due = FIRED.due()
-    assert (due.deal_id, due.version, due.price, due.detector, due.trade_id) == (12, 3, Decimal("41234.50"), "tick", 987)
+    assert (due.deal_id, due.version, due.price, due.detector, due.trade_id) == (
+        12,
+        3,
+        Decimal("41234.50"),
+        "tick",
+        987,
+    )
     assert due.tick_at == datetime(2026, 1, 8, 12, 0, 0, 123_000, tzinfo=UTC)
     assert due.received_at == datetime(2026, 1, 8, 12, 0, 0, 150_000, tzinfo=UTC)
     assert due.fired_at == datetime(2026, 1, 8, 12, 0, 0, 151_000, tzinfo=UTC)

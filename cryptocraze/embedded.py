@@ -43,7 +43,7 @@ POSTGRES_SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "track_commit_timestamp": "on",
-    "max_connections": "100",
+    "max_connections": "200",
     "shared_buffers": "128MB",
 }
 # For throw-away servers of tests only: what was committed may be lost when the machine dies.

@@ -173,7 +173,7 @@ def test_the_simulated_market_closes_deals_by_itself(start_prices: Start, celery
 
 
 def _simulated_deal(trader: Account) -> Deal:
-    """TP and SL 0.02 % around a price that moves meanwhile: opening is tried again when the price has passed a level."""
+    """A deal with TP and SL 0.02 % around the price."""
     opened: list[Deal] = []
 
     def attempt() -> bool:
@@ -194,7 +194,7 @@ def _simulated_deal(trader: Account) -> Deal:
                 quote=quote,
                 take_profit=levels[0],
                 stop_loss=levels[1],
-            )  # fmt: skip
+            )
         )
         return True
 

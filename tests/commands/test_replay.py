@@ -106,7 +106,7 @@ def test_two_thousand_random_deals_on_a_generated_tape_equal_the_oracle(
 @pytest.mark.parametrize("places", [2, 8])
 def test_the_result_equals_the_oracle_on_every_run_with_any_number_of_workers(tmp_path: Path, places: int) -> None:
     tape = tapes.write_tape(tmp_path / "tape.csv", seed=10 + places, trades=300, places=places)
-    deals = tapes.write_deals(tmp_path / "deals.csv", tape, seed=4, deals=150)
+    deals = tapes.write_deals(tmp_path / "deals.csv", tape, seed=4, deals=100)
     expected = expected_closures(tape.path, deals)
     assert {"take_profit", "stop_loss", "open"} <= set(re.split("[,\n]", expected))
     for workers in ("1", "4", "1"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import structlog
 from django.conf import settings
@@ -255,8 +255,8 @@ class LedgerEntryAdmin(ReadOnlyAdmin):
     list_filter = (("kind", ChoicesDropdownFilter),)
     search_fields = ("account__user__username", "deal__id__exact")
     search_help_text = "Search by user name or deal number"
-    fields = (USER, *facts(LedgerEntry, "kind", "amount", "deal", "created_at"))
-    readonly_fields = fields
+    readonly_fields: ClassVar[Any] = (USER, *facts(LedgerEntry, "kind", "amount", "deal", "created_at"))
+    fields = readonly_fields
 
 
 @admin.register(Notification)
@@ -275,5 +275,8 @@ class NotificationAdmin(ReadOnlyAdmin):
     list_filter = (("kind", ChoicesDropdownFilter),)
     search_fields = ("account__user__username", "deal__id__exact")
     search_help_text = "Search by user name or deal number"
-    fields = (USER, *facts(Notification, "kind", "deal", "version", "created_at", "published_at"))
-    readonly_fields = fields
+    readonly_fields: ClassVar[Any] = (
+        USER,
+        *facts(Notification, "kind", "deal", "version", "created_at", "published_at"),
+    )
+    fields = readonly_fields

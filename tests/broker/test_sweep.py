@@ -196,12 +196,9 @@ def test_the_position_moves_on_only_with_what_was_found_in_fired(
     market.tick("111", "101")
     client: Any = connect()
     client.delete(keys.state())
-    real_state = system.refresh_state
-    assert (
-        sweep._find(clock, SweepReport()) == []
-    )  # Redis has forgotten the state after the sweep looked at it: nothing can fire
+    # Redis has forgotten the state after the sweep looked at it: nothing can fire.
+    assert sweep._find(clock, SweepReport()) == []
     assert (position(), book.all_fired()) == (before, {})
-    real_state()
     assert swept(clock).found_ids == [deal.pk]
     assert position() == market.seq() > before
     assert swept(clock).found == 0

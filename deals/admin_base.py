@@ -94,15 +94,13 @@ def user(path: str) -> Column:
     return _named(lambda row: attrgetter(path)(row).get_username(), f"{path}.username", "User")
 
 
+@admin.display(description="Deal", ordering="deal")
 def deal_link(row: Any) -> str:
     """A column that leads to the row's deal."""
     if row.deal_id is None:
         return NOTHING
     address = reverse("admin:deals_deal_change", args=[row.deal_id])
     return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', address, row.deal_id)
-
-
-_named(deal_link, "deal", "Deal")
 
 
 def facts(model: type[models.Model], *names: str) -> tuple[Any, ...]:

@@ -115,16 +115,17 @@ class PriceEngine:
 
     async def close(self) -> None:
         """Write what is pending, send what fired, give up the leases. Trouble is logged: the sweep is the promise."""
-        try:
-            await self.flush()
-            await self.send_fired()
-            await self._report()
-            await RELEASE_LEASES.run_async(self._redis, [keys.lease(symbol) for symbol in self.symbols], [self.owner])
-        except (RedisError, BrokerError) as error:
-            log.warning("prices.closing_trouble", error=str(error))
+        for step in (self.flush, self.send_fired, self._report, self._release):
+            try:
+                await step()
+            except (RedisError, BrokerError) as error:
+                log.warning("prices.closing_trouble", step=step.__name__, error=str(error))
         await self._redis.aclose()
         self._sender.shutdown()
         log.info("prices.stopped", owner=self.owner)
+
+    async def _release(self) -> None:
+        await RELEASE_LEASES.run_async(self._redis, [keys.lease(symbol) for symbol in self.symbols], [self.owner])
 
     @property
     def backlog(self) -> int:

@@ -83,6 +83,15 @@ def test_numbers_are_plain_and_times_name_their_zone(operator: Client) -> None:
         assert "UTC" in text
 
 
+@pytest.mark.parametrize("model", [LedgerEntry, Notification, DeadLetter])
+def test_what_belongs_to_a_deal_leads_to_it(operator: Client, model: Any) -> None:
+    row = one_row_of_each()[model]
+    link = f'href="{path_of(Deal, row.deal_id, "change")}"'
+
+    assert link in operator.get(path_of(model)).content.decode()
+    assert link in operator.get(path_of(model, row.pk, "change")).content.decode()
+
+
 def test_a_deals_page_tells_its_history(operator: Client) -> None:
     deal = close_deal(make_deal(take_profit="110"), price="105")
 

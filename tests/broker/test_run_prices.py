@@ -146,6 +146,7 @@ def test_one_process_drives_and_the_other_takes_over_without_a_gap(
     tokens.append(int(client.hget(keys.price(BTC), "token")))
 
     third = start_prices()
+    third.wait_for("feed.connected")
     feed("102")
     assert driver() == owner(second)
     began = time.monotonic()

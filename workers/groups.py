@@ -9,6 +9,7 @@ SUPPORT: Final = "support"
 
 READ_APPS: Final = ("deals", "workers", "django_celery_beat")
 CONTROL: Final = (
+    ("deals", "change_deal"),
     ("workers", "control_system"),
     ("workers", "change_deadletter"),
     ("django_celery_beat", "change_periodictask"),

@@ -24,7 +24,7 @@ def delete(apps: Any, _schema_editor: object) -> None:
 class Migration(migrations.Migration):
     dependencies = [
         ("workers", "0020_operations"),
-        ("deals", "0003_constraints_without_gaps"),
+        ("deals", "0002_append_only_and_state"),
         ("auth", "0012_alter_user_first_name_max_length"),
         ("contenttypes", "0002_remove_content_type_name"),
         ("django_celery_beat", "0019_alter_periodictasks_options"),

@@ -141,12 +141,20 @@ def record_done(kind: Operation.Kind, reason: str, actor: Actor, steps: list[tup
     """Write down an operation that needed no lock and has ended well already."""
     now = timezone.now()
     operation = Operation.objects.create(
-        kind=kind, reason=reason, requested_by=actor.who, source=actor.source, heartbeat_at=now, created_at=now,
-        finished_at=now, state=Operation.State.DONE,
+        kind=kind, reason=reason, requested_by=actor.who[:150], source=actor.source[:64], heartbeat_at=now,
+        created_at=now, finished_at=now, state=Operation.State.DONE,
         steps=[{"name": name, "at": now.isoformat(), "outcome": outcome} for name, outcome in steps],
     )  # fmt: skip
     audit.record(actor, kind, target=f"operation {operation.pk}", reason=reason)
     return operation
+
+
+def state_of(operation: Operation) -> Operation.State:
+    """Its state; `abandoned` also when it is said to run and its process has died."""
+    alive = operation.heartbeat_at > timezone.now() - ABANDONED_AFTER
+    if operation.state == Operation.State.RUNNING and not alive:
+        return Operation.State.ABANDONED
+    return Operation.State(operation.state)
 
 
 def running() -> Operation | None:

@@ -24,7 +24,12 @@ log = structlog.get_logger(__name__)
 
 STATUSES: Final = ((NotFound, 404), (Conflict, 409), (Unavailable, 503), (DealError, 400))
 OWN_CODES: Final = frozenset({"required", "unknown_field", "unknown_parameter"})
-FIELD_CODES: Final = {"symbol": "unknown_symbol", "take_profit": "invalid_level", "stop_loss": "invalid_level"}
+FIELD_CODES: Final = {
+    "symbol": "unknown_symbol",
+    "take_profit": "invalid_level",
+    "stop_loss": "invalid_level",
+    "dealId": "invalid_deal_id",
+}
 """A value that cannot be read has the domain's code for one that is out of bounds; else `invalid_<field>`."""
 
 

@@ -278,6 +278,9 @@ UNFOLD = {
                 "title": "Closing",
                 "items": [
                     _page("Dead letters", "report", "workers.deadletter"),
+                    _page("System state", "power_settings_new", "deals.systemstate"),
+                    _page("Operations", "build_circle", "workers.operation"),
+                    _page("Audit log", "policy", "workers.auditentry"),
                     _page("Sweep positions", "radar", "workers.sweepposition"),
                     _page("Schedule", "schedule", "django_celery_beat.periodictask"),
                     _page("Intervals", "timer", "django_celery_beat.intervalschedule"),

@@ -226,9 +226,9 @@ def mark_dead(*, deal_id: int, version: int, error: str, now: datetime | None = 
 def revive(*, deal_id: int, version: int, now: datetime | None = None) -> Deal:
     """Watch a deal again that was given up at this version, as if it had just fired.
 
-    Takes the stop lock, then the deal. For the caller who, before the commit, puts its fired entry back under the new `watch_version`. Raises NotFound,
-    Conflict `deal_closed`, Conflict `deal_changed` (not `dead`, or not since that version), Unavailable
-    `system_not_running`.
+    Takes the stop lock, then the deal. For the caller who, before the commit, puts its fired entry back under the new
+    `watch_version`. Raises NotFound, Conflict `deal_closed`, Conflict `deal_changed` (not `dead`, or not since that
+    version), Unavailable `system_not_running`.
     """
     at = now or timezone.now()
     with transaction.atomic():

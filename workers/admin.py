@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from django_celery_beat import admin as beat
 from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from deals.admin_base import ModelAdmin, ReadOnlyAdmin, deal_link, facts, instant, label, number
+from deals.errors import DealError
+from workers import dead_letters
+from workers.admin_control import ask_reason
+from workers.audit import actor_of
 from workers.models import DeadLetter, SweepPosition
+
+ACTION_LIMIT: Final = 100
 
 admin.site.unregister([ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule])
 
@@ -20,6 +30,7 @@ admin.site.unregister([ClockedSchedule, CrontabSchedule, IntervalSchedule, Perio
 class DeadLetterAdmin(ReadOnlyAdmin):
     """Deals that could not be settled, with the price they were due at."""
 
+    actions = ("requeue", "discard")
     list_display = (
         "id",
         deal_link,
@@ -39,6 +50,43 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     )  # fmt: skip
     fields: ClassVar[Any] = (deal_link, *_facts)
     readonly_fields = fields
+
+    def has_handle_permission(self, request: HttpRequest) -> bool:
+        """Only operators."""
+        return request.user.has_perm("workers.change_deadletter")
+
+    @admin.action(description="Requeue: try to close at the price that fired", permissions=["handle"])
+    def requeue(self, request: HttpRequest, letters: QuerySet[DeadLetter]) -> TemplateResponse | None:
+        """Ask for a reason, then put the deals back."""
+        return self._handle(
+            request, letters, dead_letters.requeue, title="Requeue these dead letters?", button="Requeue",
+            warning="Each deal closes at the price that fired, if its data can be settled now.",
+        )  # fmt: skip
+
+    @admin.action(description="Discard: take the deals out of monitoring", permissions=["handle"])
+    def discard(self, request: HttpRequest, letters: QuerySet[DeadLetter]) -> TemplateResponse | None:
+        """Ask for a reason, then give the deals up."""
+        return self._handle(
+            request, letters, dead_letters.discard, title="Discard these dead letters?", button="Discard",
+            warning="Each deal stays open, is not watched any more, and its user is told.",
+        )  # fmt: skip
+
+    def _handle(
+        self, request: HttpRequest, letters: QuerySet[DeadLetter], work: Callable[..., DeadLetter], **texts: str
+    ) -> TemplateResponse | None:
+        """One by one, each in its own transaction; one failure never stops the others."""
+        chosen = list(letters.order_by("pk")[:ACTION_LIMIT])
+        reason = ask_reason(request, self, rows=chosen, action_name=work.__name__, **texts)
+        if not isinstance(reason, str):
+            return reason
+        for letter in chosen:
+            try:
+                handled = work(letter.pk, actor_of(request), reason)
+            except DealError as error:
+                self.message_user(request, f"Dead letter {letter.pk}: {error.message}", messages.ERROR)
+            else:
+                self.message_user(request, f"Dead letter {letter.pk}: {handled.state}.", messages.SUCCESS)
+        return None
 
 
 @admin.register(SweepPosition)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from django.http import HttpRequest
 from django.utils import timezone
+from rest_framework.throttling import BaseThrottle
 
 from workers.models import AuditEntry
 
@@ -18,6 +20,11 @@ class Actor(NamedTuple):
 
 SYSTEM = Actor("python", "in-process")
 """Callers of the Python facade who do not say who they are."""
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """Who asks and from where; behind proxies set NUM_PROXIES, or a client could make addresses up."""
+    return Actor(request.user.get_username(), str(BaseThrottle().get_ident(request)))  # type: ignore[arg-type]  # it reads META only
 
 
 def record(actor: Actor, action: str, *, target: str = "", reason: str = "", outcome: str = "done") -> None:

@@ -54,7 +54,7 @@ class OperationSerializer(serializers.Serializer[Operation]):
     )
     reason = serializers.CharField(help_text="Why, in the words of who asked for it.")
     requested_by = serializers.CharField(help_text="User name; for commands that of the machine's user.")
-    source = serializers.CharField(help_text="Network address, or `cli`.")
+    source = serializers.CharField(help_text="Network address, or `cli`.")  # type: ignore[assignment]  # fields are taken off the class
     steps = StepSerializer(many=True, help_text="What is done so far, in order.")
     error = serializers.CharField(help_text="What failed; empty unless it did.")
     created_at = serializers.DateTimeField(help_text="When it began.")

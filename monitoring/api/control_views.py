@@ -12,7 +12,6 @@ from rest_framework.generics import ListAPIView
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from deals.api import schema
@@ -23,7 +22,7 @@ from deals.api.serializers import ErrorSerializer, RequestSerializer
 from deals.errors import Conflict, NotFound
 from monitoring.api import control_serializers as wire
 from workers import control, dead_letters
-from workers.audit import Actor
+from workers.audit import actor_of
 from workers.models import DeadLetter, Operation
 from workers.operations import Started
 
@@ -32,8 +31,8 @@ CONTROLLING: Final = (409, *WRITING)
 
 
 REFUSALS: Final = {
-    403: "You are not staff, or have not the right (groups `operators`, `support`); or a session without its CSRF token "
-    "(`permission_denied`).",
+    403: "You are not staff, or have not the right (groups `operators`, `support`); or a session without its CSRF "
+    "token (`permission_denied`).",
     404: "There is no such thing (`not_found`).",
     409: "Not in this state: `operation_in_progress`, `operation_failed`, `system_halted`, `letter_requeued`, "
     "`letter_discarded`, `deal_changed`, `deal_closed`.",
@@ -57,11 +56,6 @@ class StaffWith(BasePermission):
         """False for everyone else: 401 without a log-in, 403 with one."""
         user = cast("User", request.user)
         return bool(user.is_authenticated and user.is_staff and user.has_perm(view.right))
-
-
-def actor_of(request: Request) -> Actor:
-    """Who asks and from where; behind proxies set NUM_PROXIES."""
-    return Actor(cast("User", request.user).get_username(), str(BaseThrottle().get_ident(request)))
 
 
 def checked(serializer: RequestSerializer) -> dict[str, Any]:

@@ -51,10 +51,10 @@ def replace(run: Run) -> str:
 
 
 def _children(names: list[str]) -> dict[str, set[int]]:
-    """The process ids of each worker's pool; empty for pools that have no processes."""
+    """The process ids of each worker's pool; empty for pools that have no processes of their own."""
     inspect = current_app.control.inspect(destination=names, timeout=ANSWER_S, limit=len(names))
     stats: dict[str, Any] = inspect.stats() or {}
-    return {name: set(said.get("pool", {}).get("processes") or ()) for name, said in stats.items()}
+    return {name: set(said.get("pool", {}).get("processes") or ()) - {said.get("pid")} for name, said in stats.items()}
 
 
 def _once_more(ask: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.concurrency.prefork import TaskPool
 from celery.worker.control import control_command
 
 
@@ -19,6 +20,8 @@ def wake_pool(state: Any) -> dict[str, str]:
     other idle ones would stay as they are.
     """
     pool = state.consumer.pool
+    if not isinstance(pool, TaskPool):
+        return {"ok": "a pool without processes"}
     for _ in range(pool.num_processes):
         pool.apply_async(nothing)
     return {"ok": "woken"}

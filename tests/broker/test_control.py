@@ -212,6 +212,33 @@ def test_a_halted_system_is_not_restarted_by_accident(live: Market) -> None:
     assert state_now() == "halted"
 
 
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_workers_whose_pools_have_no_processes_are_restarted_as_they_are(
+    live: Market, celery_worker: StartWorker, pool: str
+) -> None:
+    celery_worker("-P", pool)
+    operation = ended(control.restart("test", BOSS))
+    assert (operation.state, operation.error) == ("done", "")
+
+
+def test_a_worker_that_starts_reads_the_state_before_it_consumes(live: Market, celery_worker: StartWorker) -> None:
+    live.tick("100")
+    deal = live.open(new_account(), take_profit="110")
+    send_closures(live.tick("111"))
+    worker_manager.emergency_stop("fire")
+    connect().delete(keys.state())  # Redis has forgotten it
+    worker = celery_worker()
+    lines = [json.loads(line) for line in worker.output.splitlines() if line.startswith("{")]
+    assert [line["state"] for line in lines if line["event"] == "worker.state"] == ["halted"]
+    assert connect().get(keys.state()) == f"{current_state().version}:halted"
+    wait_until(lambda: not in_flight.look(deal.opened_at).queued, 20)
+    worker.wait_for("closures.refused")
+    deal.refresh_from_db()
+    assert deal.status == Status.OPEN
+    worker_manager.resume("over")
+    wait_until(lambda: Deal.objects.get(pk=deal.pk).close_price == Decimal(111), 20)
+
+
 # --- emergency stop -----------------------------------------------------------------------------------------------
 
 

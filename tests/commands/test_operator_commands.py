@@ -87,6 +87,13 @@ def test_drain_restart_and_resume_end_with_0_and_say_their_steps(
     ]
 
 
+def test_the_control_lock_works_with_pooled_connections(live: Market, manage: Manage) -> None:
+    for command in ("drain_workers", "resume_workers"):
+        done = manage(command, DATABASE_POOL="true")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert current_state().state == "running"
+
+
 def test_what_does_not_end_in_time_is_named_and_the_code_is_3(live: Market, manage: Manage) -> None:
     something_in_flight(live)
     for command in ("drain_workers", "restart_workers"):

@@ -366,13 +366,24 @@ def test_nothing_is_sent_again_while_the_queue_still_holds_messages(
     market.tick("100")
     deal = market.open(trader, take_profit="110")
     send_closures(market.tick("111"))
-    clock.set(clock.now_ms() + 60_000)
+    clock.set(clock.now_ms() + 59_000)
     assert swept(clock).resent == 0
     assert queues.depth("closures") == 1
     purge()
     assert swept(clock).resent == 1
     assert queues.depth("closures") == 1
     assert book.all_fired()[deal.pk].price == "111"
+
+
+def test_what_has_waited_a_minute_is_sent_again_behind_any_backlog(
+    market: Market, trader: Account, clock: TapeClock
+) -> None:
+    market.tick("100")
+    market.open(trader, take_profit="110")
+    send_closures(market.tick("111"))
+    clock.set(clock.now_ms() + 60_000)
+    assert swept(clock).resent == 1
+    assert queues.depth("closures") == 2
 
 
 # --- the end of monitoring --------------------------------------------------------------------------------------

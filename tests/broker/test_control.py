@@ -201,6 +201,10 @@ def test_a_restart_whose_self_check_fails_stays_stopped(
     assert "fired, but no worker closed it" in operation.error
     assert (state_now(), connect().get(keys.state())) == ("stopped", f"{current_state().version}:stopped")
     assert live.tick("100") == []
+    celery_worker(queues="closures")
+    assert ended(control.restart("mended", BOSS)).state == "done"
+    checks = Deal.objects.filter(symbol=self_check.SYMBOL)
+    assert set(checks.values_list("status", flat=True)) == {"closed"}
 
 
 def test_a_halted_system_is_not_restarted_by_accident(live: Market) -> None:

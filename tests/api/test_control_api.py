@@ -313,7 +313,8 @@ def test_dead_letters_are_listed_newest_first_and_filtered(live: Market, boss: A
     listed = boss.get(f"{BASE}/dead-letters").json()["results"]
     assert [row["id"] for row in listed] == [second.pk, first.pk]
     assert boss.get(f"{BASE}/dead-letters/{first.pk}").json() == listed[1]
-    assert {key: listed[1][key] for key in ("state", "dealId", "symbol", "price", "attempts", "errorClass", "error")} == {
+    shown = ("state", "dealId", "symbol", "price", "attempts", "errorClass", "error")
+    assert {key: listed[1][key] for key in shown} == {
         "state": "failed", "dealId": first.deal_id, "symbol": "BTCUSDT", "price": "111", "attempts": 3,
         "errorClass": "DataError", "error": "too large",
     }  # fmt: skip

@@ -22,11 +22,14 @@ from servers import Process, wait_until
 
 from deals import services, state
 from deals.models import Account, Deal, LedgerEntry, Monitoring, Notification, Settlement, Status
-from workers import book, keys, sweep
+from deals.queries import current_state
+from workers import book, control, keys, sweep
+from workers.audit import SYSTEM
 from workers.clock import TapeClock
 from workers.dispatch import send_closures
 from workers.manager import worker_manager
 from workers.models import DeadLetter
+from workers.redis_client import connect
 from workers.tasks import close_deals
 
 StartWorker = Callable[..., Process]
@@ -291,8 +294,11 @@ def test_a_stopped_system_finishes_what_is_in_flight(
     market.open(trader, take_profit="110")
     market.open(trader, take_profit="120")
     fired = market.tick("111")
-    worker_manager.shutdown("test")
+    stopping = control.shutdown("test", SYSTEM)
+    wait_until(lambda: current_state().state == "draining", what="nothing fires any more")
+    wait_until(lambda: connect().get(keys.state()) == f"{current_state().version}:draining", what="Redis knows")
     assert market.tick("125") == []
     send_closures(fired)
     celery_worker()
+    assert stopping.wait(30).state == "done"
     wait_until(lambda: open_count() == 1, what="what had fired closes")

@@ -93,6 +93,7 @@ def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first
 def sweep_task() -> dict[str, int]:
     """Find what the book missed, re-send what waits, arm what is pending, end what has run its time."""
     report = sweep.sweep()
+    sweep.remember(report)
     if report.book_lost:
         reconcile_task.apply_async(retry=False)
     return report.counts()

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -28,6 +29,8 @@ def _servers_for(command: list[str]) -> Iterator[None]:
         return
     from cryptocraze.embedded import temporary_servers
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: through the end of the block
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     with temporary_servers() as addresses:
         os.environ |= addresses
         yield

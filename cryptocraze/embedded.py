@@ -43,7 +43,7 @@ POSTGRES_SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "track_commit_timestamp": "on",
-    "max_connections": "100",
+    "max_connections": "200",
     "shared_buffers": "128MB",
 }
 # For throw-away servers of tests only: what was committed may be lost when the machine dies.
@@ -257,8 +257,9 @@ def running(servers: EmbeddedServers) -> Iterator[EmbeddedServers]:
 @contextlib.contextmanager
 def temporary_servers() -> Iterator[dict[str, str]]:
     """Servers with data in a temporary folder, for a command that leaves nothing behind; yields their settings."""
-    folder = Path(tempfile.mkdtemp(prefix="cryptocraze-"))
-    folder.chmod(0o711)  # PostgreSQL runs as another user when we are root
+    # Where PostgreSQL can reach it when we are root: all of it lies in this folder, and goes with it.
+    folder = Path(tempfile.mkdtemp(prefix="cryptocraze-", dir=embedded_home.shared_temporary_folder()))
+    folder.chmod(0o711)
     try:
         with running(EmbeddedServers(folder / "data", durable=False)) as servers:
             yield {

@@ -147,7 +147,7 @@ def _copied(wheels: _Wheels, storage: Path) -> _Wheels:
 def temporary_storage(data_dir: Path) -> Path:
     """A folder of the system's temporary folder, always the same for one data folder; someone else's is refused."""
     name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    storage = _shared_temporary_folder() / f"cryptocraze-data-{name}"
+    storage = shared_temporary_folder() / f"cryptocraze-data-{name}"
     if not storage.exists():
         storage.mkdir(mode=0o711)
         storage.chmod(0o711)  # whatever the umask: ours, made this moment
@@ -159,13 +159,13 @@ def temporary_storage(data_dir: Path) -> Path:
 
 def _make_run_dir(user: ServerUser | None) -> Path:
     """A new short folder for sockets and start-up files: PostgreSQL's socket gets a private folder inside it."""
-    run_dir = Path(tempfile.mkdtemp(prefix="cc-", dir=_shared_temporary_folder()))
+    run_dir = Path(tempfile.mkdtemp(prefix="cc-", dir=shared_temporary_folder()))
     if user is not None:
         run_dir.chmod(0o711)
     return run_dir
 
 
-def _shared_temporary_folder() -> Path:
+def shared_temporary_folder() -> Path:
     """The system's temporary folder, where TMPDIR is too long for a socket or private to one user: /tmp."""
     user = server_user()
     chosen = Path(tempfile.gettempdir())

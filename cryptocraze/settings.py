@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import dj_database_url
+from django.urls import reverse_lazy
 from kombu import Queue
 
 from cryptocraze import env
@@ -242,7 +243,49 @@ SESSION_COOKIE_AGE = int(timedelta(days=7).total_seconds())
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 
-UNFOLD = {"SITE_TITLE": "CryptoCraze TP/SL", "SITE_HEADER": "CryptoCraze TP/SL", "SITE_SYMBOL": "candlestick_chart"}
+
+def _page(title: str, icon: str, model: str) -> dict[str, Any]:
+    """A line of the admin site's navigation, for those who may look at the model."""
+    app, name = model.split(".")
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(f"admin:{app}_{name}_changelist"),
+        "permission": lambda request: request.user.has_perm(f"{app}.view_{name}"),
+    }
+
+
+UNFOLD = {
+    "SITE_TITLE": "CryptoCraze TP/SL",
+    "SITE_HEADER": "CryptoCraze TP/SL",
+    "SITE_SYMBOL": "candlestick_chart",
+    "SIDEBAR": {
+        "navigation": [
+            {
+                "title": "Trading",
+                "items": [
+                    _page("Deals", "candlestick_chart", "deals.deal"),
+                    _page("Accounts", "account_balance_wallet", "deals.account"),
+                    _page("Ledger", "receipt_long", "deals.ledgerentry"),
+                    _page("Notifications", "notifications", "deals.notification"),
+                ],
+            },
+            {
+                "title": "Closing",
+                "items": [
+                    _page("Dead letters", "report", "workers.deadletter"),
+                    _page("Sweep positions", "radar", "workers.sweepposition"),
+                    _page("Schedule", "schedule", "django_celery_beat.periodictask"),
+                    _page("Intervals", "timer", "django_celery_beat.intervalschedule"),
+                ],
+            },
+            {
+                "title": "People",
+                "items": [_page("Users", "person", "auth.user"), _page("Groups", "group", "auth.group")],
+            },
+        ],
+    },
+}
 
 LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
 LOGGING = logging_config(LOG_LEVEL, json=env.flag("LOG_JSON", default=not DEBUG))

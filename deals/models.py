@@ -139,9 +139,9 @@ class Settlement(models.Model):
 
 
 class Deal(models.Model):
-    """A leveraged position. Open deals with levels are watched; see DESIGN of monitoring in docs/architecture.md."""
+    """A leveraged position. Open deals with levels are watched; its states stand in docs/architecture.md."""
 
-    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="deals")
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="deals", db_index=False)
     client_id = models.CharField(max_length=64, null=True, blank=True)  # noqa: DJ001 - NULL is "none given" and not unique
     symbol = models.CharField(max_length=32)
     direction = models.CharField(max_length=4, choices=Direction.choices)
@@ -195,9 +195,10 @@ class Deal(models.Model):
             models.CheckConstraint(condition=_IS_OPEN | _IS_CLOSED, name="deals_closed_iff_close_fields"),
             models.CheckConstraint(
                 condition=Q(status="closed")
-                | (Q(monitoring="none", upper_trigger=None, lower_trigger=None))
+                | Q(monitoring="removed")  # with or without levels: it stays so until an operator puts it back
+                | Q(monitoring="none", upper_trigger=None, lower_trigger=None)
                 | (
-                    Q(monitoring__in=("pending", "armed", "removed", "expired", "dead"))
+                    Q(monitoring__in=("pending", "armed", "expired", "dead"))
                     & (Q(upper_trigger__isnull=False) | Q(lower_trigger__isnull=False))
                 ),
                 name="deals_monitoring_matches_triggers",

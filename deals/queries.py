@@ -47,6 +47,7 @@ class DueRow(NamedTuple):
     watch_version: int
     low: Decimal
     high: Decimal
+    monitoring: str
 
 
 class CurrentState(NamedTuple):

@@ -113,8 +113,9 @@ def amend_levels(
 ) -> Deal:
     """Change the levels of an open deal; None takes a level away, `UNCHANGED` keeps it. Locks the deal.
 
-    What had fired at the old levels and is not yet settled does not close the deal any more. Monitoring that
-    an operator ended stays ended. Raises NotFound, Conflict `deal_closed`, DealError as for opening.
+    What had fired at the old levels and is not yet settled does not close the deal any more; so levels that are
+    what they were change nothing at all. Monitoring that an operator ended stays ended.
+    Raises NotFound, Conflict `deal_closed`, DealError as for opening.
     """
     at = now or timezone.now()
     with transaction.atomic():
@@ -126,12 +127,14 @@ def amend_levels(
             deal.take_profit if take_profit is UNCHANGED else take_profit,
             deal.stop_loss if stop_loss is UNCHANGED else stop_loss,
         )
+        if levels == Levels(deal.take_profit, deal.stop_loss):
+            return deal
         direction: Direction = deal.direction  # type: ignore[assignment]  # checked by the database
         _check_levels(direction, levels, quote.price)
         removed = deal.monitoring == Monitoring.REMOVED
         deal.watch_version += 1
         _watch(deal, levels, quote, at)
-        if removed and levels.any:
+        if removed:
             deal.monitoring = Monitoring.REMOVED
         deal.save()
         _record(deal, DealEvent.Kind.AMENDED, at, price=quote.price)
@@ -144,15 +147,16 @@ def close_deal(*, deal_id: int, quote: Quote, user_id: int | None = None, now: d
     """Close a deal by hand at the quote's price, through the same settlement as every other closure.
 
     `user_id` None means an operator. Raises NotFound, Conflict `deal_closed` (someone else was first),
-    Unavailable `system_not_running` after an emergency stop.
+    `cannot_be_settled`, Unavailable `system_not_running` after an emergency stop.
     """
     deal = _find(deal_id, user_id)
     _require_open(deal)
     _require_same_symbol(deal.symbol, quote)
     due = Due(deal_id=deal_id, version=None, price=quote.price, detector="manual", tick_at=quote.at)
-    report = settle([due], now=now)
+    report = settle([due], started_at=now)
     for failure in report.failed:
-        raise failure.error
+        message = "The deal cannot be closed at this price: its profit is beyond what can be booked."
+        raise Conflict("cannot_be_settled", message) from failure.error
     if not report.closed:
         raise Conflict("deal_closed", "The deal is closed already.")
     _announce(deal)
@@ -278,7 +282,7 @@ def _watch(deal: Deal, levels: Levels, quote: Quote, at: datetime) -> None:
 
 def _insert(deal: Deal) -> None:
     """Write the deal with its posting, its event and the account's balances, in one statement."""
-    row = {field.attname: getattr(deal, field.attname) for field in Deal._meta.concrete_fields}
+    row = {field.attname: getattr(deal, field.attname) for field in Deal._meta.concrete_fields}  # noqa: SLF001 - Django's public _meta
     with connection.cursor() as cursor:
         cursor.execute(statement("write_opening"), row)
         deal.pk = cursor.fetchone()[0]

@@ -104,7 +104,7 @@ class _Closing(NamedTuple):
     outcome: Outcome
 
 
-def settle(batch: Sequence[Due], *, now: datetime | None = None) -> Report:
+def settle(batch: Sequence[Due], *, started_at: datetime | None = None) -> Report:
     """Close what is due of a batch, in one READ COMMITTED transaction, and say what became of each.
 
     1. take the stop lock (shared) and read the state in a second statement;
@@ -112,13 +112,15 @@ def settle(batch: Sequence[Due], *, now: datetime | None = None) -> Report:
     3. check version and trigger, compute profit and commission;
     4. write deals, ledger, events, notifications and accounts from arrays.
 
+    `started_at` is when the work began, now if not given.
+
     Safe to run twice: what is closed already is reported as gone. A data error splits the batch by savepoints
     until only the culprit is left, which is reported as failed. Raises Unavailable `system_not_running`, and
     OperationalError or InterfaceError when PostgreSQL cannot be reached or the conflict did not go away.
     """
-    started_at = now or timezone.now()
+    began_at = started_at or timezone.now()
     by_id = {due.deal_id: due for due in batch}
-    report, settlement_ids = retry_conflicts(lambda: _settle_once(by_id, started_at))
+    report, settlement_ids = retry_conflicts(lambda: _settle_once(by_id, began_at))
     _record_commit(settlement_ids)
     for closure in report.closed:
         log.info(

@@ -1,4 +1,4 @@
-"""What tests need to exist: users, accounts and deals made by the services, prices written the way the engine writes."""
+"""What tests need to exist: users, accounts and deals made by the services, prices written as the engine does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from django.contrib.auth.models import User
+from rest_framework.authtoken.models import Token
+from rest_framework.test import APIClient
 
 from deals import quotes, services
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Notification
@@ -21,9 +23,9 @@ _numbers = itertools.count(1)
 _seqs = itertools.count(1)
 
 
-def make_user(username: str | None = None, **fields: Any) -> User:
-    """A user whose password is PASSWORD."""
-    return User.objects.create_user(username or f"user-{next(_numbers)}", password=PASSWORD, **fields)
+def make_user(username: str | None = None, *, password: str | None = None, **fields: Any) -> User:
+    """A user; without a password nobody can log in as him, but the test is faster."""
+    return User.objects.create_user(username or f"user-{next(_numbers)}", password=password, **fields)
 
 
 def make_account(balance: str = "10000", *, user: User | None = None) -> Account:
@@ -63,6 +65,14 @@ def close_deal(deal: Deal, *, price: str = "100") -> Deal:
     """Close it by hand at a price."""
     set_price(deal.symbol, price)
     return services.close_deal(deal_id=deal.pk, quote=quotes.board().quote(deal.symbol))
+
+
+def client_of(account: Account) -> APIClient:
+    """A client of the REST API with the token of the account's user."""
+    client = APIClient()
+    token, _ = Token.objects.get_or_create(user_id=account.user_id)
+    client.credentials(HTTP_AUTHORIZATION=f"Token {token.key}")
+    return client
 
 
 def everything() -> dict[str, list[Any]]:

@@ -28,8 +28,8 @@ def publish_closures(closures: Iterable[Closure]) -> None:
 def publish_notifications(deal_ids: Iterable[int] | None = None) -> int:
     """Publish notifications that were not published yet, of some deals or the oldest of all; returns how many.
 
-    The rows are locked while they go out, and who finds them locked leaves them: a worker and the sweep never publish the
-    same one. A crash between publishing and the commit repeats a message; its `id` tells. Raises redis.RedisError.
+    The rows are locked while they go out, and who finds them locked leaves them: a worker and the sweep never publish
+    the same one. A crash between publishing and the commit repeats a message; its `id` tells. Raises redis.RedisError.
     """
     waiting = Notification.objects.filter(published_at=None)
     if deal_ids is not None:

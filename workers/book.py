@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+import structlog
 from django.conf import settings
 from redis import Redis
 
@@ -19,6 +20,8 @@ from deals.settlement import Due
 from workers import keys
 from workers.clock import WALL_CLOCK, Clock, to_datetime
 from workers.redis_client import ARM, CLEAR_FIRED, FIRE_FOUND, connect
+
+log = structlog.get_logger(__name__)
 
 ARM_CHUNK = 500
 
@@ -84,7 +87,18 @@ class Armed(NamedTuple):
 
 def parse_fired(flat: Sequence[str]) -> list[Fired]:
     """Read the scripts' flat list id, entry, id, entry, …"""
-    return [Fired.parse(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
+    return read_fired((flat[i], flat[i + 1]) for i in range(0, len(flat), 2))
+
+
+def read_fired(entries: Iterable[tuple[str | int, str]]) -> list[Fired]:
+    """Read (deal id, entry) pairs; what cannot be read is reported and left out, so that it blocks nobody else."""
+    fired = []
+    for deal_id, entry in entries:
+        try:
+            fired.append(Fired.parse(deal_id, entry))
+        except ValueError as error:
+            log.error("fired.unreadable", deal_id=deal_id, entry=entry, error=str(error))  # noqa: TRY400 - no trace needed
+    return fired
 
 
 def arm(rows: Iterable[WatchRow], *, clock: Clock = WALL_CLOCK, client: Redis | None = None) -> Armed:
@@ -158,17 +172,14 @@ def fired_among(ids: Sequence[int | str], *, client: Redis | None = None) -> dic
     if not ids:
         return {}
     entries = (client or connect()).hmget(keys.fired(), [str(deal_id) for deal_id in ids])
-    return {
-        int(deal_id): Fired.parse(deal_id, str(entry))
-        for deal_id, entry in zip(ids, entries, strict=True)
-        if entry is not None
-    }
+    found = [(deal_id, str(entry)) for deal_id, entry in zip(ids, entries, strict=True) if entry is not None]
+    return {fired.deal_id: fired for fired in read_fired(found)}
 
 
 def all_fired(*, client: Redis | None = None) -> dict[int, Fired]:
     """Everything that has fired and is not settled yet."""
     entries = (client or connect()).hgetall(keys.fired())
-    return {int(deal_id): Fired.parse(str(deal_id), str(entry)) for deal_id, entry in entries.items()}
+    return {fired.deal_id: fired for fired in read_fired((str(key), str(entry)) for key, entry in entries.items())}
 
 
 def armed_count(symbols: Iterable[str], *, client: Redis | None = None) -> dict[str, int]:

@@ -159,22 +159,20 @@ class PriceEngine:
             while self._pending:
                 batch = [self._pending.popleft() for _ in range(min(FLUSH_LIMIT, len(self._pending)))]
                 try:
-                    fired = await self._process([price for price in batch if self._drives(price)])
+                    fired = await self._process([price for price in batch if price.symbol in self.held])
                 except BaseException:
                     self._pending.extendleft(reversed(batch))
                     raise
+                self._keep(price for price in batch if price.symbol not in self.held)
                 if fired:
                     self._fired += fired
                     self._fired_wake.set()
 
-    def _drives(self, price: Price) -> bool:
-        """Whether this process writes the symbol; what it does not write it keeps for a while, for taking over."""
-        if price.symbol in self.held:
-            return True
-        self._spare.append(price)
-        while self._spare[0].received_ms < price.received_ms - SPARE_MS:
+    def _keep(self, prices: Iterable[Price]) -> None:
+        """Keep for a while, for taking over, what another process writes."""
+        self._spare.extend(prices)
+        while self._spare and self._spare[0].received_ms < self._spare[-1].received_ms - SPARE_MS:
             self._spare.popleft()
-        return False
 
     async def _process(self, prices: list[Price]) -> list[Fired]:
         """One call of the tick script. Sent twice it does nothing the second time."""

@@ -15,7 +15,7 @@ import structlog
 from django.conf import settings
 from django.db import connection
 
-from deals.models import WATCHED, Detector
+from deals.models import WATCHED, Detector, Monitoring
 from deals.money import plain
 from deals.queries import Bucket, DueRow, due_rows, expiring_ids, pending_rows, watch_rows
 from deals.sql import statement
@@ -97,23 +97,23 @@ def remember(report: SweepReport, *, clock: Clock = WALL_CLOCK) -> None:
 
 
 def _sweep(clock: Clock, report: SweepReport) -> None:
-    found = _find(clock)
-    report.found = len(found)
-    report.found_ids = [fired.deal_id for fired in found]
+    found = _find(clock, report)
+    if report.found:
+        log.warning("sweep.found", deals=report.found, ids=report.found_ids[:20])
     if found:
-        log.warning("sweep.found", deals=len(found), ids=report.found_ids[:20])
         send_closures(found)
-    _resend(clock, report, set(report.found_ids))
+    _resend(clock, report, {fired.deal_id for fired in found})
     report.expired = end_expired(clock=clock)
     report.armed = arm_rows(pending_rows(ARM_LIMIT), clock=clock)
     report.published = announce.publish_notifications()
     report.book_lost = connect().get(keys.book_epoch()) != system.server_run_id()
 
 
-def _find(clock: Clock) -> list[Fired]:
+def _find(clock: Clock, report: SweepReport) -> list[Fired]:
     """Fire what the windows reached, then move the positions on. Stale symbols wait for their next good price.
 
-    What a stop, or a Redis that has lost its memory, kept from firing is looked for again: the positions stay.
+    What a stop, or a Redis that has lost its memory, kept from firing is looked for again: the positions stay. The
+    report counts what was armed: that the book has lost. What was still pending may be just on its way into the book.
     """
     positions = dict(SweepPosition.objects.values_list("symbol", "seq"))
     now_ms = clock.now_ms()
@@ -130,7 +130,11 @@ def _find(clock: Clock) -> list[Fired]:
         fired_now = book.fire_found(candidates, now_ms=now_ms)
         if fired_now is None:
             return found
-        found += _without_settled(fired_now)
+        fired_now = _without_settled(fired_now)
+        found += fired_now
+        armed = {row.id for row in due if row.monitoring == Monitoring.ARMED}
+        report.found_ids += [fired.deal_id for fired in fired_now if fired.deal_id in armed]
+        report.found = len(report.found_ids)
         more = len(due) == FOUND_LIMIT
         after = due[-1].id if due else after
     _advance(windows)

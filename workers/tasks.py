@@ -33,9 +33,9 @@ def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: i
     A lost connection is tried again after 2 and 4 s; then the task ends and the sweep re-sends what is still
     in `fired`. A deal with bad data is tried again alone, and after its attempts becomes a dead letter.
     """
-    fired = {int(deal_id): Fired.parse(deal_id, entry) for deal_id, entry in batch}
+    fired = {item.deal_id: item for item in book.read_fired((deal_id, entry) for deal_id, entry in batch)}
     try:
-        report = settle([item.due() for item in fired.values()], now=timezone.now())
+        report = settle([item.due() for item in fired.values()], started_at=timezone.now())
     except Unavailable as refused:
         log.warning("closures.refused", deals=len(fired), why=refused.message)
         return 0

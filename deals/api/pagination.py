@@ -51,6 +51,6 @@ class NewestFirst(CursorPagination):
             "properties": {
                 "next": link | {"description": "The page with older rows; null on the last page."},
                 "previous": link | {"description": "The page with newer rows; null on the first page."},
-                "results": schema,
+                "results": schema | {"description": "The rows, newest first."},
             },
         }

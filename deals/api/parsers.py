@@ -30,6 +30,13 @@ class MalformedJSON(ParseError):
     default_code = "malformed_json"
 
 
+class InvalidBody(ParseError):
+    """400: the body is JSON, but no object."""
+
+    default_detail = "The body must be a JSON object."
+    default_code = "invalid_body"
+
+
 class BodyTooLarge(APIException):
     """413: no request of this API needs that much."""
 
@@ -39,25 +46,28 @@ class BodyTooLarge(APIException):
 
 
 class ExactJSONParser(BaseParser):
-    """`application/json`: decimals stay text, NaN and Infinity are refused, and so is a field that is given twice."""
+    """`application/json`, an object: decimals stay text; NaN, Infinity and a field that is given twice are refused."""
 
     media_type = "application/json"
 
     def parse(
         self, stream: IO[Any], _media_type: str | None = None, _parser_context: Mapping[str, Any] | None = None
-    ) -> Any:
-        """The body as Python values. Raises MalformedJSON and BodyTooLarge."""
+    ) -> dict[str, Any]:
+        """The body as Python values. Raises MalformedJSON, InvalidBody and BodyTooLarge."""
         body = stream.read(MAX_BODY_BYTES + 1)
         if len(body) > MAX_BODY_BYTES:
             raise BodyTooLarge
         try:
-            return json.loads(
+            data = json.loads(
                 body.decode(), parse_float=NumberText, parse_constant=_refuse_constant, object_pairs_hook=_names
             )
         except RecursionError:
             raise MalformedJSON("The body is nested too deeply.") from None
         except ValueError as error:
             raise MalformedJSON(f"The body is not valid JSON: {error}.") from None
+        if not isinstance(data, dict):
+            raise InvalidBody
+        return data
 
 
 def _refuse_constant(name: str) -> NoReturn:

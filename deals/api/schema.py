@@ -10,9 +10,9 @@ from drf_spectacular.utils import OpenApiResponse
 from deals.api.serializers import ErrorSerializer
 
 REFUSALS: Final = {
-    400: "A value is missing, cannot be read or is not allowed; nothing was changed. Codes: `required`, `unknown_field`, "
-    "`unknown_parameter`, `malformed_json`, `invalid_body`, `invalid_<field>`, `unknown_symbol`, `invalid_level`, "
-    "`level_on_wrong_side`, `levels_equal`, `insufficient_balance`.",
+    400: "A value is missing, cannot be read or is not allowed; nothing was changed. Codes: `required`, "
+    "`unknown_field`, `unknown_parameter`, `malformed_json`, `invalid_body`, `invalid_<field>`, "
+    "`unknown_symbol`, `invalid_level`, `level_on_wrong_side`, `levels_equal`, `insufficient_balance`.",
     401: "No valid token or session (`not_authenticated`, `authentication_failed`, `invalid_credentials`).",
     403: "A session without its CSRF token (`permission_denied`).",
     404: "There is no such thing, or it is not yours (`not_found`).",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
 from deals import money
+from deals.api.errors import camel
 from deals.api.fields import DecimalInput, Multiplier, PlainDecimal, SignedDecimal
 from deals.models import Account, CloseReason, Deal, Direction, LedgerEntry, Monitoring, Notification, Status
 from deals.statistics import Statistics, statistics_of
@@ -22,17 +22,13 @@ LEVEL_HELP = "A price in USDT, at most 15 significant digits and 12 decimals."
 class RequestSerializer(serializers.Serializer[Any]):
     """A request's body. Unknown fields are refused: a misspelt level would leave a deal unprotected."""
 
-    default_error_messages = {"invalid": "The body must be a JSON object.", "null": "The body must be a JSON object."}
-
     def to_internal_value(self, data: Any) -> Any:
         """The checked fields. Raises ValidationError, with the code `unknown_field` for a field that is none."""
-        if isinstance(data, Mapping):
-            for name in data:
-                if name not in self.fields:
-                    known = ", ".join(self.fields) or "none"
-                    raise serializers.ValidationError(
-                        {name: [ErrorDetail(f"There is no such field; known are: {known}.", code="unknown_field")]}
-                    )
+        for name in data:
+            if name not in self.fields:
+                known = ", ".join(camel(field) for field in self.fields) or "none"
+                message = f"There is no such field; known are: {known}."
+                raise serializers.ValidationError({name: [ErrorDetail(message, code="unknown_field")]})
         return super().to_internal_value(data)
 
 

@@ -1,4 +1,4 @@
-"""Fixtures around a market of a test's own. Imports nothing of Django at the top: this is read before the servers run."""
+"""Fixtures around a market of a test's own. No Django at the top: this is read before the servers run."""
 
 from __future__ import annotations
 

@@ -99,7 +99,14 @@ def test_more_deals_than_a_call_takes_are_armed_in_chunks(market: Market, clock:
 
 @pytest.mark.parametrize(
     ("price", "fires"),
-    [("109.99999999", False), ("110", True), ("110.00000001", True), ("90", True), ("90.0000000001", False), ("1", True)],
+    [
+        ("109.99999999", False),
+        ("110", True),
+        ("110.00000001", True),
+        ("90", True),
+        ("90.0000000001", False),
+        ("1", True),
+    ],
 )
 def test_a_price_fires_at_or_beyond_a_trigger(market: Market, clock: TapeClock, price: str, fires: bool) -> None:
     book.arm([row(1, "110.00", "90.0")], clock=clock)
@@ -132,7 +139,11 @@ def test_another_symbols_deals_are_left_alone(market: Market, clock: TapeClock) 
 def test_the_first_tick_that_crosses_gives_the_price_when_many_come_at_once(market: Market, clock: TapeClock) -> None:
     book.arm([row(1, "110"), row(2, None, "95"), row(3, "130")], clock=clock)
     fired = market.tick("100", "111", "125", "94", "80", "131", trade_id=50)
-    assert [(item.deal_id, item.price, item.trade_id) for item in fired] == [(1, "111", 51), (2, "94", 53), (3, "131", 55)]
+    assert [(item.deal_id, item.price, item.trade_id) for item in fired] == [
+        (1, "111", 51),
+        (2, "94", 53),
+        (3, "131", 55),
+    ]
 
 
 def test_twenty_thousand_deals_fire_by_one_tick_and_each_only_once(market: Market, clock: TapeClock) -> None:
@@ -293,7 +304,9 @@ def test_a_crossing_that_came_back_before_arming_fires_at_the_trigger(market: Ma
     market.tick("112", "101", trade_id=5)
     armed = book.arm([row(1, "110.5", watched_from_seq=seq), row(2, "113", watched_from_seq=seq)], clock=clock)
     assert [held.id for held in armed.held] == [1, 2]
-    assert [(item.deal_id, item.price, item.trade_id, item.detector) for item in armed.fired] == [(1, "110.5", None, "arm")]
+    assert [(item.deal_id, item.price, item.trade_id, item.detector) for item in armed.fired] == [
+        (1, "110.5", None, "arm")
+    ]
     assert fired_now() == {1: (1, "110.5", "arm")}
     assert in_book(1) == NOT_IN_BOOK
     assert in_book(2) == (113.0, None, "1")

@@ -9,7 +9,9 @@ from typing import NamedTuple
 FIRST_ID = 553_000_000
 FIRST_MS = 1_610_064_000_000
 DEALS_HEADER = "ref,direction,amount,multiplier,take_profit,stop_loss,open_at_trade"
-AMOUNTS = ("0.00000001", "0.00000003", "1", "10.00", "0010.5", "99999999.99999999", "12345678901", "333.33333333")
+AMOUNTS = ("0.00000001", "0.00000003", "1", "10.00", "0010.5", "9999999.99999999", "333.33333333")
+HUGE = "1234567890.12345678"
+"""Only without leverage: what a hundredfold move makes of it must fit a money field, twelve digits before the point."""
 
 
 class Row(NamedTuple):
@@ -94,6 +96,8 @@ def _deal(rng: random.Random, ref: str, opening: Row, tape: Generated) -> str:
     amount = rng.choice(AMOUNTS) if rng.random() < 0.2 else f"{rng.uniform(0.01, 5000):.{rng.randint(0, 8)}f}"
     amount = amount if float(amount) else "1"
     multiplier = rng.choice((1, 100, rng.randint(1, 100)))
+    if multiplier == 1 and rng.random() < 0.1:
+        amount = HUGE
     return f"{ref},{direction},{amount},{multiplier},{take_profit},{stop_loss},{opening.number}"
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,13 +46,16 @@ def scratch_databases() -> list[str]:
 
 def scratch_processes() -> dict[int, str]:
     """Processes that use a scratch of this run's servers, by id, with their command lines."""
+    return processes_with(f"REDIS_URL={os.environ['REDIS_URL']}", "KEY_PREFIX=cryptocraze_replay_")
+
+
+def processes_with(*beginnings: str) -> dict[int, str]:
+    """Processes that have a variable with each of these beginnings, and have not ended."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            variables = (entry / "environ").read_bytes().split(b"\0")
-            if f"REDIS_URL={os.environ['REDIS_URL']}".encode() in variables and any(
-                variable.startswith(b"KEY_PREFIX=cryptocraze_replay_") for variable in variables
-            ):
+            variables = (entry / "environ").read_text(errors="replace").split("\0")
+            if all(any(variable.startswith(wanted) for variable in variables) for wanted in beginnings):
                 found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ").strip()
     return {pid: command for pid, command in found.items() if command}
 
@@ -102,7 +106,7 @@ def test_two_thousand_random_deals_on_a_generated_tape_equal_the_oracle(
 @pytest.mark.parametrize("places", [2, 8])
 def test_the_result_equals_the_oracle_on_every_run_with_any_number_of_workers(tmp_path: Path, places: int) -> None:
     tape = tapes.write_tape(tmp_path / "tape.csv", seed=10 + places, trades=300, places=places)
-    deals = tapes.write_deals(tmp_path / "deals.csv", tape, seed=4, deals=150)
+    deals = tapes.write_deals(tmp_path / "deals.csv", tape, seed=4, deals=100)
     expected = expected_closures(tape.path, deals)
     assert {"take_profit", "stop_loss", "open"} <= set(re.split("[,\n]", expected))
     for workers in ("1", "4", "1"):
@@ -318,6 +322,39 @@ def test_an_interrupted_replay_takes_everything_down_and_writes_nothing(
     assert process.output.rstrip().endswith(f"interrupted by {number.name}: nothing is written")
     assert "Traceback" not in process.output
     assert (tmp_path / "closures.csv").read_text() == "from an earlier replay"
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A temporary folder that every user can reach: PostgreSQL runs as another one when we are root."""
+    with tempfile.TemporaryDirectory(prefix="cc") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("begun", ["servers.log", "progress"])
+def test_an_interrupted_replay_on_temporary_servers_takes_them_down_too(
+    tmp_path: Path, public_folder: Path, begun: str
+) -> None:
+    tape = tapes.write_rows(tmp_path / "tape.csv", [tapes.Row(1, 100, 0), tapes.Row(2, 100, 60_000)])
+    deals = tapes.write_deals(tmp_path / "deals.csv", tape, seed=12, deals=3)
+    command = [*COMMAND, *arguments(tape.path, deals, tmp_path / "closures.csv", "--speed", "1")]
+    none = dict.fromkeys(("DATABASE_URL", "REDIS_URL", "SECRET_KEY"), "")
+    env = environment(public_folder, CRYPTOCRAZE_DATA_DIR=str(tmp_path / "no such folder"), **none)
+    process = Process(command, tmp_path / "log", env, cwd=tmp_path)
+    try:
+        if begun == "servers.log":
+            wait_until(lambda: list(public_folder.rglob("servers.log")), 30, "the servers start")
+        else:
+            process.wait_for("0/2")
+        process.signal(signal.SIGTERM)
+        assert process.process.wait(30) == 128 + signal.SIGTERM
+    finally:
+        process.stop()
+    assert "Traceback" not in process.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deals.csv", "log", "tape.csv"]
+    assert list(public_folder.iterdir()) == []
+    assert processes_with(f"TMPDIR={public_folder}") == {}
 
 
 def test_a_worker_that_is_killed_with_a_message_in_its_hands_is_replaced_and_the_result_is_right(

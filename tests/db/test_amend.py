@@ -150,3 +150,17 @@ def test_monitoring_that_an_operator_ended_stays_ended(deal: Deal) -> None:
 def test_new_levels_begin_monitoring_again_after_it_ended_by_itself(deal: Deal, ended: str) -> None:
     Deal.objects.filter(pk=deal.pk).update(monitoring=ended)
     assert amend(deal, take_profit=D(120)).monitoring == "pending"
+
+
+def test_levels_that_are_what_they_were_change_nothing_and_what_fired_still_closes(deal: Deal) -> None:
+    fired, before = due(deal, "111"), facts(deal)
+    amend(deal, price="105", take_profit=D(110), stop_loss=D(90))
+    assert facts(deal) == before
+    assert [closure.deal_id for closure in settle([fired]).closed] == [deal.pk]
+
+
+def test_a_deal_that_an_operator_took_out_stays_out_without_levels_and_with_new_ones(deal: Deal) -> None:
+    services.remove_from_monitoring(deal_id=deal.pk)
+    assert amend(deal, take_profit=None, stop_loss=None).monitoring == "removed"
+    assert amend(deal, take_profit=D(130)).monitoring == "removed"
+    assert services.add_to_monitoring(deal_id=deal.pk, quote=quote("100", seq=9)).monitoring == "pending"

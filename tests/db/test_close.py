@@ -95,3 +95,12 @@ def test_nobody_loses_more_than_the_amount(account: Account) -> None:
     assert closed.ledger.get(kind="close").amount == D(0)
     account.refresh_from_db()
     assert (account.balance, account.margin) == (D(9900), D(0))
+
+
+def test_a_deal_whose_profit_cannot_be_booked_is_refused_by_name_and_stays_open() -> None:
+    rich = opened(new_account("900000000000"), amount="100000000000", multiplier=100, price="0.000001")
+    with pytest.raises(Conflict) as refused:
+        services.close_deal(deal_id=rich.pk, quote=quote("100000"))
+    assert refused.value.code == "cannot_be_settled"
+    rich.refresh_from_db()
+    assert rich.status == "open"

@@ -165,6 +165,16 @@ class TestAClientId:
         assert (refused.value.code, refused.value.field) == ("client_id_reused", "client_id")
         assert Deal.objects.count() == 1
 
+    def test_a_repeat_is_known_without_a_price(self, account: Account) -> None:
+        terms = {"symbol": "BTCUSDT", "direction": "up", "amount": D(100), "multiplier": 10}
+        assert services.opened_earlier(user_id=account.user_id, client_id="a", **terms) is None
+        first = opened(account, client_id="a")
+        assert services.opened_earlier(user_id=account.user_id, client_id="a", **terms) == first
+        assert services.opened_earlier(user_id=account.user_id, client_id=None, **terms) is None
+        assert services.opened_earlier(user_id=new_account().user_id, client_id="a", **terms) is None
+        with pytest.raises(Conflict):
+            services.opened_earlier(user_id=account.user_id, client_id="a", **{**terms, "amount": D(99)})
+
     def test_belongs_to_one_user(self, account: Account) -> None:
         assert opened(account, client_id="a").pk != opened(new_account(), client_id="a").pk
 

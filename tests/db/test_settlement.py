@@ -56,7 +56,7 @@ class TestOneDeal:
     def test_closes_at_the_price_that_fired_with_everything_that_belongs_to_it(self, account: Account) -> None:
         deal = opened(account, take_profit="110", stop_loss="90")
         fired = due(deal, "110.5")._replace(fired_at=NOON + timedelta(milliseconds=3))
-        report = settle([fired], now=NOON + timedelta(milliseconds=9))
+        report = settle([fired], started_at=NOON + timedelta(milliseconds=9))
 
         # volume 1000; gross 1000 × 10.5 / 100 = 105; commission 0.5; profit 104.5; payout 204.5
         deal.refresh_from_db()
@@ -166,7 +166,7 @@ class TestABatch:
 
     def test_is_one_settlement_that_counts_its_deals(self, account: Account) -> None:
         deals = [opened(account, take_profit="110") for _ in range(5)]
-        settle([due(deal, "110") for deal in deals], now=NOON)
+        settle([due(deal, "110") for deal in deals], started_at=NOON)
         settlement = Settlement.objects.get()
         assert (settlement.closed_count, settlement.started_at) == (5, NOON)
         assert set(Deal.objects.values_list("settlement_id", flat=True)) == {settlement.pk}

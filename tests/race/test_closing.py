@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from domain import at_once, due, errors_of, new_account, opened, quote
 from servers import wait_until
 
@@ -121,6 +122,31 @@ def test_overlapping_batches_in_opposite_orders_on_shared_accounts_never_deadloc
     assert errors_of(outcomes) == []
     assert deadlocks() == before
     paid_once(*deals)
+
+
+def test_a_settlement_that_loses_to_a_deadlock_runs_again_in_the_same_call() -> None:
+    account = new_account()
+    deal = opened(account, take_profit="110")
+    holding = threading.Event()
+
+    def lock_in_the_wrong_order() -> None:
+        with transaction.atomic():
+            Account.objects.select_for_update().get(pk=account.pk)
+            holding.set()
+            # Who waits longest looks for a deadlock first and is its victim: the settlement.
+            wait_until(lambda: count("SELECT count(*) FROM pg_locks WHERE NOT granted") == 1)
+            Deal.objects.select_for_update().get(pk=deal.pk)
+
+    def settle_it() -> Report:
+        assert holding.wait(10)
+        return settle([due(deal, "110")])
+
+    before = deadlocks()
+    other, report = at_once([lock_in_the_wrong_order, settle_it])
+    assert other is None
+    assert [closure.deal_id for closure in report.closed] == [deal.pk]
+    assert deadlocks() == before + 1
+    paid_once(deal)
 
 
 def test_two_workers_that_take_different_deals_of_one_account_pay_both() -> None:

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from workers.book import Fired, parse_fired
+from workers.book import Fired, parse_fired, read_fired
 from workers.dispatch import BATCH, batches, describe
 
 TEXT = "3|BTCUSDT|41234.50|987|1767873600123|1767873600150|1767873600151|tick"
@@ -27,7 +27,13 @@ def test_an_entry_without_a_trade_id_stays_without() -> None:
 
 def test_settlement_gets_the_price_as_text_said_and_the_times_to_the_millisecond() -> None:
     due = FIRED.due()
-    assert (due.deal_id, due.version, due.price, due.detector, due.trade_id) == (12, 3, Decimal("41234.50"), "tick", 987)
+    assert (due.deal_id, due.version, due.price, due.detector, due.trade_id) == (
+        12,
+        3,
+        Decimal("41234.50"),
+        "tick",
+        987,
+    )
     assert due.tick_at == datetime(2026, 1, 8, 12, 0, 0, 123_000, tzinfo=UTC)
     assert due.received_at == datetime(2026, 1, 8, 12, 0, 0, 150_000, tzinfo=UTC)
     assert due.fired_at == datetime(2026, 1, 8, 12, 0, 0, 151_000, tzinfo=UTC)
@@ -56,3 +62,8 @@ def test_flower_shows_deal_ids_and_no_wall_of_text() -> None:
     assert describe([FIRED]) == "deals 12"
     many = [FIRED._replace(deal_id=n) for n in range(1, 14)]
     assert describe(many) == "deals 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more"
+
+
+def test_an_entry_that_cannot_be_read_is_left_out_and_the_others_stay() -> None:
+    good = "3|BTCUSDT|100.5|7|1000|1001|1002|tick"
+    assert [fired.deal_id for fired in read_fired([("1", "garbage"), ("2", good), ("x", good)])] == [2]

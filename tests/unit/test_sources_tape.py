@@ -93,7 +93,7 @@ def test_a_last_line_without_line_end_is_read(tmp_path: Path) -> None:
         ("2,1.0,1,1,173568960001086600,True", "neither milliseconds nor microseconds"),
         ("2,1.0,1,1,5", "has 5 columns, not 6 or 7"),
         ("2,1.0,1,1,5,True,True,9", "has 8 columns, not 6 or 7"),
-        ("", "has 1 columns"),
+        ("", "is blank"),
         ("id,price,qty,quote_qty,time,is_buyer_maker", "trade id 'id'"),
         (b"2,1.0,1,1,5,\xff", "is not UTF-8"),
         (b"2,\xff,1,1,5,True", "is not UTF-8"),

@@ -48,7 +48,7 @@ class BinanceTiming:
     longest_retry_after_s: float = 300.0
 
 
-class LinkLost(Exception):  # noqa: N818 - it is an event in a connection's life, not an error of ours
+class LinkLost(Exception):
     """The connection ended; the text says how."""
 
 

@@ -53,14 +53,11 @@ class Command(BaseCommand):
             raise CommandError(f"--workers must be from 1 to {MOST_WORKERS}")
         out = _checked_out(options["out"], options["tape"], options["deals"])
         try:
-            speed = parse_speed(options["speed"])
-            tape, plan = _read(options["tape"], symbol, options["deals"])
-            if INSIDE not in os.environ:
-                _run_in_scratch(symbol, out, options)
-                return
-            source = TapeSource(options["tape"], symbol, speed)
-            result = Replay(tape, plan, symbol, source, paced=speed != "max").run()
-            write_closures(out, options["tape"], list(zip(plan, result.deals, strict=True)))
+            if INSIDE in os.environ:
+                self._run(symbol, out, options)
+            else:
+                with interruptible():
+                    _run_in_scratch(symbol, out, options)
         except (SourceError, PlanError, ReplayError) as error:
             raise CommandError(str(error)) from None
         except Interrupted as signal:
@@ -69,6 +66,13 @@ class Command(BaseCommand):
             raise CommandError(f"{type(error).__name__}: {_first_line(error)}") from error
         except OSError as error:
             raise CommandError(f"{error.filename or out}: {error.strerror}") from error
+
+    def _run(self, symbol: str, out: Path, options: dict[str, Any]) -> None:
+        speed = parse_speed(options["speed"])
+        tape, plan = _read(options["tape"], symbol, options["deals"])
+        source = TapeSource(options["tape"], symbol, speed)
+        result = Replay(tape, plan, symbol, source, paced=speed != "max").run()
+        write_closures(out, options["tape"], list(zip(plan, result.deals, strict=True)))
         self.stdout.write(summary(tape, result))
 
 
@@ -100,9 +104,12 @@ def _read(tape_path: Path, symbol: str, deals_path: Path) -> tuple[Tape, list[Pl
 
 
 def _run_in_scratch(symbol: str, out: Path, options: dict[str, Any]) -> None:
+    """Run this command again inside a scratch, after all that can be wrong with its input has been looked for."""
+    parse_speed(options["speed"])
+    _read(options["tape"], symbol, options["deals"])
     arguments = ["replay", str(options["tape"].absolute()), "--symbol", symbol]
     arguments += ["--deals", str(options["deals"].absolute()), "--out", str(out), "--speed", options["speed"]]
-    with interruptible(), scratch(symbol) as made, worker_processes(made, options["workers"]) as workers:
+    with scratch(symbol) as made, worker_processes(made, options["workers"]) as workers:
         try:
             run_beside(workers, arguments, made.env | {INSIDE: "1"})
         finally:

@@ -307,7 +307,11 @@ class DealEvent(models.Model):
                 condition=Q(detector=None) | Q(detector__in=Detector.values), name="deal_events_detector_known"
             ),
         ]
-        indexes: ClassVar = [models.Index(fields=["deal", "id"], name="deal_events_by_deal")]
+        indexes: ClassVar = [
+            models.Index(fields=["deal", "id"], name="deal_events_by_deal"),
+            # Health: how many settlements failed in the last minutes.
+            models.Index(fields=["-at"], condition=Q(kind="attempt"), name="deal_events_attempts"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} v{self.version}"

@@ -18,7 +18,7 @@ from deals import services
 from deals.errors import Unavailable
 from deals.queries import watch_rows
 from deals.settlement import Failure, settle
-from workers import announce, book, dead_letters, reconcile, sweep
+from workers import announce, book, dead_letters, job_log, reconcile, sweep
 from workers.book import Fired
 from workers.receivers import arm_rows
 from workers.retry import MAX_RETRIES, TRANSIENT, backoff_s
@@ -108,4 +108,4 @@ def reconcile_task() -> int:
 @shared_task(name="workers.housekeeping")
 def housekeeping() -> int:
     """Trim what is kept only for a while."""
-    return dead_letters.trim()
+    return dead_letters.trim() + job_log.trim()

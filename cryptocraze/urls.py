@@ -14,6 +14,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),
     re_path(r"^api/docs/?$", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("api/admin/workers/", include("monitoring.api.urls")),
     # Last under api/: it answers every path that is left with a 404 in the API's shape.
     path("api/", include("deals.api.urls")),
 ]

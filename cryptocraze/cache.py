@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Final, TypeVar
 import structlog
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.cache.backends.locmem import LocMemCache
-from django.core.cache.backends.redis import RedisCache
+from django.core.cache.backends.redis import RedisCache, RedisCacheClient
+from django.utils.functional import cached_property
 from redis.exceptions import RedisError
 
 log = structlog.get_logger(__name__)
@@ -26,10 +27,20 @@ class SturdyRedisCache(RedisCache):
     """
 
     away_until: ClassVar[float] = 0.0
+    _clients: ClassVar[dict[str, RedisCacheClient]] = {}
 
     def __init__(self, server: str, params: dict[str, Any]) -> None:
         super().__init__(server, params)
+        self._server = server
+        self._client_options = dict(params.get("OPTIONS", {}))
         self._memory = LocMemCache("sturdy", {**params, "OPTIONS": {}})
+
+    @cached_property
+    def _cache(self) -> RedisCacheClient:
+        """One client, with its pool of connections, for the process: under ASGI each request makes its own cache."""
+        if self._server not in self._clients:
+            self._clients[self._server] = RedisCacheClient([self._server], **self._client_options)
+        return self._clients[self._server]
 
     def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
         """The value, or the default."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import dj_database_url
 from django.urls import reverse_lazy
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from cryptocraze import env
 from cryptocraze.logging import logging_config
@@ -123,7 +123,7 @@ STATIC_ONLY = env.flag("STATIC_ONLY", default=False)
 # --- Celery ----------------------------------------------------------------------------------------------------
 
 CELERY_BROKER_URL = env.broker_url(REDIS_URL)
-CELERY_TASK_QUEUES = [Queue("closures"), Queue("sweep"), Queue("default")]
+CELERY_TASK_QUEUES = [Queue(name, Exchange(name), routing_key=name) for name in ("closures", "sweep", "default")]
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_CREATE_MISSING_QUEUES = False
 CELERY_TASK_ROUTES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import structlog
 from django.conf import settings
@@ -16,7 +16,7 @@ from django.template.response import TemplateResponse
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 
 from deals import admin_users, quotes, services  # noqa: F401 - registers users and groups
-from deals.admin_base import NOTHING, ReadOnlyAdmin, ReadOnlyInline, facts, instant, label, number, user
+from deals.admin_base import NOTHING, ReadOnlyAdmin, ReadOnlyInline, deal_link, facts, instant, label, number, user
 from deals.errors import DealError
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Notification
 from deals.money import plain
@@ -60,11 +60,11 @@ class AccountAdmin(ReadOnlyAdmin):
         "user",
         number("balance", "Balance, USDT"),
         number("margin", "Margin, USDT"),
-        "closed_deals",
+        number("closed_deals", "Closed deals"),
         "winning_share",
-        number("total_volume", "Total volume, USDT"),
-        number("largest_profit", "Largest profit, USDT"),
-        number("largest_loss", "Largest loss, USDT"),
+        number("total_volume", "Total volume"),
+        number("largest_profit", "Largest profit"),
+        number("largest_loss", "Largest loss"),
         instant("created_at", "Created"),
     )
     list_select_related = ("user",)
@@ -116,7 +116,7 @@ class DealAdmin(ReadOnlyAdmin):
         USER,
         "symbol",
         "direction",
-        number("amount", "Amount, USDT"),
+        number("amount", "Amount"),
         number("multiplier", "×"),
         number("open_price", "Open price"),
         number("take_profit", "Take Profit"),
@@ -124,10 +124,8 @@ class DealAdmin(ReadOnlyAdmin):
         label("status", "Status", STATUS_COLOURS),
         label("monitoring", "Monitoring", MONITORING_COLOURS),
         "close_reason",
-        number("close_price", "Close price"),
-        number("profit", "Profit, USDT"),
+        number("profit", "Profit"),
         instant("opened_at", "Opened"),
-        instant("closed_at", "Closed"),
     )
     list_select_related = ("account__user",)
     list_filter = (
@@ -248,15 +246,15 @@ class LedgerEntryAdmin(ReadOnlyAdmin):
         USER,
         "kind",
         number("amount", "Amount, USDT"),
-        "deal",
+        deal_link,
         instant("created_at", "Posted"),
     )
-    list_select_related = ("account__user", "deal")
+    list_select_related = ("account__user",)
     list_filter = (("kind", ChoicesDropdownFilter),)
     search_fields = ("account__user__username", "deal__id__exact")
     search_help_text = "Search by user name or deal number"
-    fields = (USER, *facts(LedgerEntry, "kind", "amount", "deal", "created_at"))
-    readonly_fields = fields
+    readonly_fields: ClassVar[Any] = (USER, deal_link, *facts(LedgerEntry, "kind", "amount", "created_at"))
+    fields = readonly_fields
 
 
 @admin.register(Notification)
@@ -267,13 +265,17 @@ class NotificationAdmin(ReadOnlyAdmin):
         "id",
         USER,
         "kind",
-        "deal",
+        deal_link,
         instant("created_at", "Created"),
         instant("published_at", "Published"),
     )
-    list_select_related = ("account__user", "deal")
+    list_select_related = ("account__user",)
     list_filter = (("kind", ChoicesDropdownFilter),)
     search_fields = ("account__user__username", "deal__id__exact")
     search_help_text = "Search by user name or deal number"
-    fields = (USER, *facts(Notification, "kind", "deal", "version", "created_at", "published_at"))
-    readonly_fields = fields
+    readonly_fields: ClassVar[Any] = (
+        USER,
+        deal_link,
+        *facts(Notification, "kind", "version", "created_at", "published_at"),
+    )
+    fields = readonly_fields

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html
 
 from deals.money import plain
@@ -48,6 +49,7 @@ class ReadOnlyAdmin(ReadOnlyMixin, ModelAdmin):
     list_per_page = 50
     show_full_result_count = False
     ordering = ("-pk",)
+    empty_value_display = NOTHING
 
 
 class ReadOnlyInline(ReadOnlyMixin, TabularInline):
@@ -78,14 +80,27 @@ def instant(path: str, title: str) -> Column:
 
 def label(path: str, title: str, colours: Mapping[str, str]) -> Column:
     """A column of words, coloured by Unfold: danger, info, primary, success, warning, default."""
-    column: Any = _named(lambda row: attrgetter(path)(row), path, title)
-    column.label = colours
-    return cast("Column", column)
+
+    def show(row: Any) -> Any:
+        return attrgetter(path)(row)
+
+    described: Any = _named(show, path, title)
+    described.label = colours
+    return show
 
 
 def user(path: str) -> Column:
     """A column of user names; `path` leads to the user."""
     return _named(lambda row: attrgetter(path)(row).get_username(), f"{path}.username", "User")
+
+
+@admin.display(description="Deal", ordering="deal")
+def deal_link(row: Any) -> str:
+    """A column that leads to the row's deal."""
+    if row.deal_id is None:
+        return NOTHING
+    address = reverse("admin:deals_deal_change", args=[row.deal_id])
+    return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', address, row.deal_id)
 
 
 def facts(model: type[models.Model], *names: str) -> tuple[Any, ...]:

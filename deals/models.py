@@ -36,7 +36,7 @@ class Monitoring(models.TextChoices):
 class CloseReason(models.TextChoices):
     TAKE_PROFIT = "take_profit", "Take Profit"
     STOP_LOSS = "stop_loss", "Stop Loss"
-    MANUAL = "manual", "by the user"
+    MANUAL = "manual", "by hand"
 
 
 class Detector(models.TextChoices):

@@ -42,9 +42,7 @@ def agg_trade_message(trade_id: int, price: str, at_ms: int, symbol: str = "BTCU
     return json.dumps({"stream": f"{symbol.lower()}@aggTrade", "data": {**data, "T": at_ms, "m": False}})
 
 
-SHUTDOWN_MESSAGE = json.dumps(
-    {"stream": "!serverShutdown", "data": {"e": "serverShutdown", "E": 1770123456789}}
-)
+SHUTDOWN_MESSAGE = json.dumps({"stream": "!serverShutdown", "data": {"e": "serverShutdown", "E": 1770123456789}})
 
 
 def generated_stream(seed: int, count: int) -> list[str]:
@@ -263,9 +261,7 @@ class FakeCcxtExchange:
     ) -> None:
         self.closed = False
         self.loads = 0
-        self._markets = {
-            f"{base}/{quote}": {"base": base, "quote": quote, "spot": True} for base, quote in markets
-        }
+        self._markets = {f"{base}/{quote}": {"base": base, "quote": quote, "spot": True} for base, quote in markets}
         for base, quote in markets:
             swap = {"base": base, "quote": quote, "spot": False}
             self._markets[f"{base}/{quote}:{quote}"] = swap

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django_celery_beat import admin as beat
@@ -10,7 +10,7 @@ from django_celery_beat.models import ClockedSchedule, CrontabSchedule, Interval
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from deals.admin_base import ModelAdmin, ReadOnlyAdmin, facts, instant, label, number
+from deals.admin_base import ModelAdmin, ReadOnlyAdmin, deal_link, facts, instant, label, number
 from workers.models import DeadLetter, SweepPosition
 
 admin.site.unregister([ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule])
@@ -22,7 +22,7 @@ class DeadLetterAdmin(ReadOnlyAdmin):
 
     list_display = (
         "id",
-        "deal",
+        deal_link,
         label("state", "State", {"failed": "danger", "requeued": "info"}),
         number("price", "Price that fired"),
         number("attempts", "Attempts"),
@@ -30,14 +30,14 @@ class DeadLetterAdmin(ReadOnlyAdmin):
         instant("first_failed_at", "First failed"),
         instant("last_failed_at", "Last failed"),
     )
-    list_select_related = ("deal",)
     list_filter = (("state", ChoicesDropdownFilter),)
     search_fields = ("deal__account__user__username", "deal__id__exact")
     search_help_text = "Search by user name or deal number"
-    fields = facts(
-        DeadLetter, "deal", "state", "version", "task", "price", "fired", "fired_at", "error_class", "error",
+    _facts = facts(
+        DeadLetter, "state", "version", "task", "price", "fired", "fired_at", "error_class", "error",
         "traceback", "attempts", "first_failed_at", "last_failed_at",
     )  # fmt: skip
+    fields: ClassVar[Any] = (deal_link, *_facts)
     readonly_fields = fields
 
 

@@ -18,6 +18,8 @@ import structlog
 from django.db import DatabaseError, connection
 from kombu.exceptions import OperationalError as BrokerError
 from redis.asyncio import Redis
+from redis.asyncio.connection import Connection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from workers import keys, system
@@ -25,6 +27,7 @@ from workers.book import Fired, parse_fired
 from workers.clock import WALL_CLOCK, Clock
 from workers.dispatch import send_closures
 from workers.heartbeats import EVERY_S, Facts, Sign
+from workers.memory import Memory
 from workers.prices import Price, PriceBoard
 from workers.redis_client import HOLD_LEASES, PROCESS_TICKS, RELEASE_LEASES, connect_async
 from workers.sources.base import PriceSource
@@ -61,6 +64,11 @@ async def _in_thread(work: Callable[[], T]) -> T:
     return await asyncio.to_thread(run)
 
 
+def _run_id(info: str) -> str:
+    """The server's run id in an answer to INFO."""
+    return next(line.removeprefix("run_id:") for line in info.splitlines() if line.startswith("run_id:"))
+
+
 class PriceEngine:
     """Drives its symbols while it holds their leases; stays warm beside another one that does.
 
@@ -85,7 +93,9 @@ class PriceEngine:
         self._clock = clock
         self._publish = publish
         self._send = send
-        self._redis: Redis = connect_async()
+        self._redis: Redis = connect_async(self._refuse_restarted)
+        self._run_id: str | None = None
+        self._memory = Memory()
         self._pending: deque[Price] = deque()
         self._spare: deque[Price] = deque()
         self._pending_wake = asyncio.Event()
@@ -93,6 +103,7 @@ class PriceEngine:
         self._fired: list[Fired] = []
         self._fired_wake = asyncio.Event()
         self._state = ""
+        self._restarted = False
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="send")
         self._reported: Counter[str] = Counter()
         self._sign = Sign("prices", self.owner)
@@ -119,17 +130,17 @@ class PriceEngine:
 
     async def close(self) -> None:
         """Write what is pending, send what fired, give up the leases. Trouble is logged: the sweep is the promise."""
-        try:
-            await self.flush()
-            await self.send_fired()
-            await self._report()
-            await RELEASE_LEASES.run_async(self._redis, [keys.lease(symbol) for symbol in self.symbols], [self.owner])
-            await self._sign.erase_async(self._redis)
-        except (RedisError, BrokerError) as error:
-            log.warning("prices.closing_trouble", error=str(error))
+        for step in (self.flush, self.send_fired, self._report, self._release, self._end_sign):
+            try:
+                await step()
+            except (RedisError, BrokerError) as error:
+                log.warning("prices.closing_trouble", step=step.__name__, error=str(error))
         await self._redis.aclose()
         self._sender.shutdown()
         log.info("prices.stopped", owner=self.owner)
+
+    async def _release(self) -> None:
+        await RELEASE_LEASES.run_async(self._redis, [keys.lease(symbol) for symbol in self.symbols], [self.owner])
 
     @property
     def backlog(self) -> int:
@@ -163,10 +174,14 @@ class PriceEngine:
                 except BaseException:
                     self._pending.extendleft(reversed(batch))
                     raise
+                self._memory.written((price for price in batch if price.symbol in self.held), fired)
                 self._keep(price for price in batch if price.symbol not in self.held)
-                if fired:
-                    self._fired += fired
-                    self._fired_wake.set()
+                self._queue_fired(fired)
+
+    def _queue_fired(self, fired: Sequence[Fired]) -> None:
+        if fired:
+            self._fired += fired
+            self._fired_wake.set()
 
     def _keep(self, prices: Iterable[Price]) -> None:
         """Keep for a while, for taking over, what another process writes."""
@@ -233,13 +248,37 @@ class PriceEngine:
                 self._pending_wake.set()
             self._spare = deque(price for price in self._spare if price.symbol not in symbols)
 
+    async def _refuse_restarted(self, connection: Connection) -> None:
+        """Let no command through to a Redis that was restarted: it must get back what it forgot first."""
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        run_id = _run_id(str(await connection.read_response()))
+        self._run_id = self._run_id or run_id
+        if run_id != self._run_id:
+            self._restarted = True
+            raise RedisConnectionError("Redis was restarted")
+
+    async def _recover(self) -> None:
+        """After a restart of Redis: state, prices and fired entries back, the book rebuilt. Raises RedisError."""
+        async with self._flushing:
+            if not self._restarted:
+                return
+            async with connect_async() as redis:
+                run_id = str((await redis.info("server"))["run_id"])
+                await _in_thread(system.refresh_state)
+                fired = await self._memory.put_back(redis, self.token)
+            self._run_id, self._restarted = run_id, False
+        log.warning("prices.redis_restarted", run_id=run_id, fired=len(fired))
+        self._queue_fired(fired)
+
     async def _flush_loop(self) -> None:
         while True:
             await self._pending_wake.wait()
             self._pending_wake.clear()
             try:
+                await self._recover()
                 await self.flush()
-            except RedisError as error:
+            except (RedisError, DatabaseError) as error:
                 log.warning("prices.redis_away", pending=len(self._pending), error=str(error))
                 await asyncio.sleep(RETRY_S)
                 self._pending_wake.set()
@@ -257,7 +296,9 @@ class PriceEngine:
         while True:
             await asyncio.sleep(LEASE_RENEWAL_S)
             try:
+                await self._recover()
                 await self.hold_leases()
+                await self._memory.forget_settled(self._redis)
                 if not self._state:
                     await _in_thread(system.refresh_state)
             except (RedisError, DatabaseError) as error:
@@ -279,6 +320,9 @@ class PriceEngine:
             except RedisError as error:
                 log.warning("prices.redis_away", error=str(error))
             await asyncio.sleep(EVERY_S)
+
+    async def _end_sign(self) -> None:
+        await self._sign.erase_async(self._redis)
 
     def facts(self) -> Facts:
         """What the sign of life says of this process; `feedAgeMs` is None before the first good tick."""

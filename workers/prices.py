@@ -35,6 +35,11 @@ class Price(NamedTuple):
     received_ms: int
 
 
+def is_fresh(age_ms: int) -> bool:
+    """Whether a price of that age may be traded at. One from the future (> 2 s) may not: a clock has jumped."""
+    return -FUTURE_LIMIT_MS < age_ms < settings.PRICE_STALE_AFTER_S * 1000
+
+
 class PriceBoard:
     """Judges ticks in order and keeps the last good price of each symbol. Does no I/O and is not thread-safe.
 
@@ -133,7 +138,7 @@ class RedisQuoteBoard:
     def quote(self, symbol: str) -> Quote:
         """The price to trade at; ends the symbol's bucket there. Raises as QuoteBoard says, also when Redis is away."""
         last = self.last(symbol)
-        if last.age_ms >= settings.PRICE_STALE_AFTER_S * 1000:
+        if not is_fresh(last.age_ms):
             age_s = last.age_ms / 1000
             raise Unavailable("stale_price", f"The last price of {symbol} is {age_s:.0f} s old.", field="symbol")
         return last.quote

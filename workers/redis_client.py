@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import redis
 import redis.asyncio
 from django.conf import settings
+from redis.asyncio.connection import Connection
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
+
+OnConnect = Callable[[Connection], Awaitable[None]]
+"""Called with each new connection, in place of its own `on_connect`, before anything is sent on it."""
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -23,10 +28,10 @@ def connect() -> redis.Redis:
     return redis.Redis.from_url(settings.REDIS_URL, retry=Retry(NoBackoff(), 1), **_options())
 
 
-def connect_async() -> redis.asyncio.Redis:
+def connect_async(on_connect: OnConnect | None = None) -> redis.asyncio.Redis:
     """A client for one event loop. The caller closes it. Calls are not repeated: the caller knows what may be
     sent twice."""
-    return redis.asyncio.Redis.from_url(settings.REDIS_URL, retry=None, **_options())
+    return redis.asyncio.Redis.from_url(settings.REDIS_URL, retry=None, redis_connect_func=on_connect, **_options())
 
 
 def _options() -> dict[str, Any]:
@@ -69,3 +74,4 @@ READ_QUOTE = Script("read_quote")
 HOLD_LEASES = Script("hold_leases")
 RELEASE_LEASES = Script("release_leases")
 CACHE_STATE = Script("cache_state")
+PUT_BACK = Script("put_back")

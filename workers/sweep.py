@@ -26,6 +26,7 @@ from workers.clock import WALL_CLOCK, Clock, to_datetime
 from workers.dispatch import send_closures
 from workers.exclusive import alone
 from workers.models import SweepPosition
+from workers.prices import is_fresh
 from workers.receivers import arm_rows
 from workers.redis_client import connect
 
@@ -186,7 +187,7 @@ def _window(symbol: str, price: dict[str, str], closed: Sequence[Any], position:
 
 
 def _is_fresh(window: SymbolWindow, now_ms: int) -> bool:
-    return now_ms - min(window.at_ms, window.received_ms) < settings.PRICE_STALE_AFTER_S * 1000
+    return is_fresh(now_ms - min(window.at_ms, window.received_ms))
 
 
 def _as_fired(row: DueRow, window: SymbolWindow, now_ms: int) -> Fired | None:
@@ -221,15 +222,17 @@ def _advance(windows: list[SymbolWindow]) -> None:
 def _resend(clock: Clock, report: SweepReport, just_sent: set[int]) -> None:
     """Send again what has waited in `fired`: its message may be lost. Settling it twice changes nothing.
 
-    Not while the queue still holds messages, and with growing intervals: an entry of age t waits for t more.
+    With growing intervals: an entry of age t waits for t more. While the queue holds messages, theirs may be among
+    them: only what has fired a minute ago is sent then.
     """
     client = connect()
     now_ms = clock.now_ms()
     waiting = client.zrangebyscore(keys.fired_at(), "-inf", now_ms - RESEND_AFTER_MS, start=0, num=FOUND_LIMIT)
     ids = sorted({int(str(deal_id)) for deal_id in waiting} - just_sent)
-    if not ids or queues.depth("closures"):
+    if not ids:
         return
-    fired = list(book.fired_among(ids).values())
+    least_age_ms = LONGEST_WAIT_MS if queues.depth("closures") else 0
+    fired = [item for item in book.fired_among(ids).values() if now_ms - item.fired_ms >= least_age_ms]
     book.postpone({item.deal_id: now_ms + min(now_ms - item.fired_ms, LONGEST_WAIT_MS) for item in fired})
     send_closures(fired)
     report.resent = len(fired)

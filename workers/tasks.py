@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 from celery import Task, shared_task
+from django.conf import settings
 from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
@@ -92,6 +93,8 @@ def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first
 @shared_task(name="workers.sweep", soft_time_limit=10, time_limit=12)
 def sweep_task() -> dict[str, int]:
     """Find what the book missed, re-send what waits, arm what is pending, end what has run its time."""
+    if settings.STATIC_ONLY:
+        return {}
     report = sweep.sweep()
     sweep.remember(report)
     if report.book_lost:
@@ -102,7 +105,7 @@ def sweep_task() -> dict[str, int]:
 @shared_task(name="workers.reconcile", soft_time_limit=30, time_limit=40)
 def reconcile_task() -> int:
     """Rebuild a lost book, or check the next range of a good one; see workers/reconcile.py."""
-    return reconcile.reconcile()
+    return 0 if settings.STATIC_ONLY else reconcile.reconcile()
 
 
 @shared_task(name="workers.housekeeping")

@@ -24,10 +24,10 @@ class RequestSerializer(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         """The checked fields. Raises ValidationError, with the code `unknown_field` for a field that is none."""
+        known = [str(field) for field in self.fields]
         for name in data:
-            if name not in self.fields:
-                known = ", ".join(camel(field) for field in self.fields) or "none"
-                message = f"There is no such field; known are: {known}."
+            if name not in known:
+                message = f"There is no such field; known are: {', '.join(map(camel, known)) or 'none'}."
                 raise serializers.ValidationError({name: [ErrorDetail(message, code="unknown_field")]})
         return super().to_internal_value(data)
 

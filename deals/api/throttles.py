@@ -40,7 +40,7 @@ class LoginNameThrottle(SimpleRateThrottle):
 
     def get_cache_key(self, request: Request, _view: APIView) -> str | None:
         """By user name, hashed because it may hold anything; None when the body has none."""
-        name = request.data.get("username")
+        name = request.data.get("username")  # type: ignore[union-attr]  # the parser reads objects only
         if not isinstance(name, str):
             return None
         digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()

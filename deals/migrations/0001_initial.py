@@ -168,7 +168,7 @@ class Migration(migrations.Migration):
                     "close_reason",
                     models.CharField(
                         blank=True,
-                        choices=[("take_profit", "Take Profit"), ("stop_loss", "Stop Loss"), ("manual", "by the user")],
+                        choices=[("take_profit", "Take Profit"), ("stop_loss", "Stop Loss"), ("manual", "by hand")],
                         max_length=16,
                         null=True,
                     ),

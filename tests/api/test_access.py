@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as configured
-from django.core.cache import cache
+from django.core.cache import cache, caches
 from factories import PASSWORD, client_of, everything, make_account, make_deal, make_user, set_price
 from rest_framework.settings import api_settings
 from rest_framework.test import APIClient
@@ -271,6 +271,14 @@ def test_without_redis_reading_goes_on_and_requests_are_still_counted(
 
     assert answers == [200, 200, 200, 429]
     assert sum("cache.redis_away" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_every_request_counts_over_the_same_connections(db: None) -> None:
+    # Under ASGI each request makes its own cache object; each with a pool of its own would connect every time.
+    first, second = (caches.create_connection("default") for _ in range(2))
+
+    assert first is not second
+    assert first._cache is second._cache
 
 
 def test_without_redis_guessing_passwords_stays_slow(

@@ -117,9 +117,7 @@ def test_garbage_of_every_kind_is_counted_and_harms_nothing() -> None:
             assert len(exchange.connections) == 1
         assert [tick.trade_id for tick in received] == [1, 2]
         assert source.garbage.total == len(garbage)
-        assert [entry["total"] for entry in logs if entry["event"] == "feed.garbage"] == [
-            1
-        ]  # said once, not 13 times
+        assert [entry["total"] for entry in logs if entry["event"] == "feed.garbage"] == [1]  # said once, not 13 times
 
     run(scenario)
 

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from domain import new_account
 from market import BTC, ETH, NOT_IN_BOOK, Market, in_book, lose_from_book, row
+from redis.exceptions import RedisError
 from servers import Process, Valkey, wait_until
 
 from deals import services
 from deals.models import Account, Deal, Monitoring
 from deals.queries import watch_rows
+from deals.settlement import settle
 from workers import book, keys, reconcile, sweep, system
 from workers.clock import TapeClock
 from workers.engine import next_token
@@ -220,3 +222,52 @@ def test_the_slow_check_mends_a_good_book_range_by_range(
         rounds += 1
         assert rounds < 40
     assert {in_book(deal.pk) for deal in deals} == {(110.0, None, "1")}
+
+
+def restart_empty_and_recover(market: Market, valkey: Valkey) -> None:
+    """Redis forgets everything; the prices process that lives on notices before it writes to the new one."""
+    valkey.kill()
+    valkey.start(empty=True)
+    with pytest.raises(RedisError):
+        market.tick("100")  # the broken connection
+    with pytest.raises(RedisError, match="restarted"):
+        market.flush()  # a new one
+    assert not connect().exists(keys.price(BTC)), "a restarted Redis was written to before it got back what it forgot"
+    market.run(market.engine._recover())
+
+
+def test_what_fired_before_redis_was_emptied_is_put_back_at_its_price(market: Market, own_valkey: Valkey) -> None:
+    deal = market.open(new_account(), take_profit="110")
+    [fired] = market.tick("111")
+    market.tick("100")
+    restart_empty_and_recover(market, own_valkey)
+    assert book.all_fired() == {deal.pk: fired}
+    assert fired in market.flush()
+    [closure] = settle([fired.due()]).closed
+    assert (closure.price, closure.detector) == (Decimal(111), "tick")
+
+
+def test_what_crossed_unseen_before_redis_was_emptied_is_found_by_the_prices_put_back(
+    market: Market, own_valkey: Valkey, clock: TapeClock
+) -> None:
+    early = market.open(new_account(), take_profit="110")
+    lose_from_book(early)
+    market.tick("111", "100")
+    late = market.open(new_account(), take_profit="105")
+    restart_empty_and_recover(market, own_valkey)
+    market.tick("101")
+    assert sweep.sweep(clock=clock).found_ids == [early.pk]
+    assert book.all_fired()[early.pk].price == "110"
+    reconcile.reconcile()
+    assert in_book(late.pk) == (105.0, None, "1")
+
+
+def test_what_is_settled_is_forgotten_and_not_put_back(market: Market, own_valkey: Valkey) -> None:
+    market.open(new_account(), take_profit="110")
+    [fired] = market.tick("111")
+    settle([fired.due()])
+    book.clear_fired([(fired.deal_id, fired.version)])
+    market.run(market.engine._memory.forget_settled(market.engine._redis))
+    restart_empty_and_recover(market, own_valkey)
+    assert book.all_fired() == {}
+    assert market.flush() == []

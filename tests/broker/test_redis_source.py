@@ -46,9 +46,7 @@ def test_published_prices_arrive_in_order_and_other_channels_do_not(valkey: Valk
             await publish(client, "feed:price_update:BTCUSDT", update("67000.10"))
             assert await client.publish("price_update:BTCUSDT", update("1")) == 0
             assert await client.publish("feed:price_update:XRPUSDT", update("1", symbol="XRPUSDT")) == 0
-            await publish(
-                client, "feed:price_update:ETHUSDT", '{"symbol":"ETHUSDT","price":3480.50,"timestamp":5}'
-            )
+            await publish(client, "feed:price_update:ETHUSDT", '{"symbol":"ETHUSDT","price":3480.50,"timestamp":5}')
             await publish(client, "feed:price_update:BTCUSDT", update("67000.10"))
             received = await reading
         assert received == [

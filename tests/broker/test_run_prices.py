@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 from domain import new_account
-from market import BTC, NOT_IN_BOOK, Market, in_book, lose_from_book, messages, say_state
+from market import BTC, NOT_IN_BOOK, Market, in_book, lose_from_book, messages, row, say_state
 from servers import Process, wait_until
 
 from deals import services
@@ -22,6 +22,7 @@ from workers import book, keys
 from workers.clock import TapeClock
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import connect
+from workers.sources.base import Tick
 from workers.tasks import sweep_task
 
 Start = Callable[..., Process]
@@ -145,6 +146,7 @@ def test_one_process_drives_and_the_other_takes_over_without_a_gap(
     tokens.append(int(client.hget(keys.price(BTC), "token")))
 
     third = start_prices()
+    third.wait_for("feed.connected")
     feed("102")
     assert driver() == owner(second)
     began = time.monotonic()
@@ -234,10 +236,6 @@ def alone(clock: TapeClock) -> Iterator[Market]:
 def test_ending_in_order_writes_what_is_pending_sends_what_fired_and_gives_the_leases_up(
     alone: Market, clock: TapeClock
 ) -> None:
-    from market import row
-
-    from workers.sources.base import Tick
-
     alone.tick("100")
     book.arm([row(1, "110")], clock=clock)
     price = alone.engine.board.accept(Tick(BTC, "111", clock.now_ms(), 9))
@@ -250,3 +248,33 @@ def test_ending_in_order_writes_what_is_pending_sends_what_fired_and_gives_the_l
     assert in_book(1) == NOT_IN_BOOK
     assert driver() is None
     assert connect().hgetall(keys.dropped_ticks()) == {"bad_price": "1"}
+
+
+def test_taking_over_begins_with_what_the_dead_process_had_not_written(alone: Market, clock: TapeClock) -> None:
+    standby = Market(clock=clock, token=2)
+    book.arm([row(1, "110"), row(2, "120")], clock=clock)
+    for step, price in enumerate(["100", "121", "112", "101"]):
+        clock.set(clock.now_ms() + 10)
+        assert standby.tick(price, trade_id=step + 1) == []
+        if step == 0:
+            assert alone.tick(price, trade_id=1) == []
+    connect().delete(keys.lease(BTC))  # three seconds after it died
+    assert BTC in standby.hold()
+    assert {(item.deal_id, item.price, item.trade_id) for item in standby.flush()} == {(1, "121", 2), (2, "121", 2)}
+    assert price_now() == "101"
+    assert standby.tick("102", trade_id=5) == []
+    standby.close()
+
+
+def test_taking_over_passes_over_what_was_written_already(alone: Market, clock: TapeClock) -> None:
+    standby = Market(clock=clock, token=2)
+    for step, price in enumerate(["100", "121", "101"]):
+        clock.set(clock.now_ms() + 10)
+        standby.tick(price, trade_id=step + 1)
+        alone.tick(price, trade_id=step + 1)
+    book.arm([row(1, "120", watched_from_seq=alone.seq())], clock=clock)
+    connect().delete(keys.lease(BTC))
+    standby.hold()
+    assert standby.flush() == []
+    assert book.all_fired() == {}
+    standby.close()

@@ -196,12 +196,9 @@ def test_the_position_moves_on_only_with_what_was_found_in_fired(
     market.tick("111", "101")
     client: Any = connect()
     client.delete(keys.state())
-    real_state = system.refresh_state
-    assert (
-        sweep._find(clock, SweepReport()) == []
-    )  # Redis has forgotten the state after the sweep looked at it: nothing can fire
+    # Redis has forgotten the state after the sweep looked at it: nothing can fire.
+    assert sweep._find(clock, SweepReport()) == []
     assert (position(), book.all_fired()) == (before, {})
-    real_state()
     assert swept(clock).found_ids == [deal.pk]
     assert position() == market.seq() > before
     assert swept(clock).found == 0
@@ -369,13 +366,24 @@ def test_nothing_is_sent_again_while_the_queue_still_holds_messages(
     market.tick("100")
     deal = market.open(trader, take_profit="110")
     send_closures(market.tick("111"))
-    clock.set(clock.now_ms() + 60_000)
+    clock.set(clock.now_ms() + 59_000)
     assert swept(clock).resent == 0
     assert queues.depth("closures") == 1
     purge()
     assert swept(clock).resent == 1
     assert queues.depth("closures") == 1
     assert book.all_fired()[deal.pk].price == "111"
+
+
+def test_what_has_waited_a_minute_is_sent_again_behind_any_backlog(
+    market: Market, trader: Account, clock: TapeClock
+) -> None:
+    market.tick("100")
+    market.open(trader, take_profit="110")
+    send_closures(market.tick("111"))
+    clock.set(clock.now_ms() + 60_000)
+    assert swept(clock).resent == 1
+    assert queues.depth("closures") == 2
 
 
 # --- the end of monitoring --------------------------------------------------------------------------------------

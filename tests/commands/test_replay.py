@@ -88,8 +88,9 @@ def test_two_thousand_random_deals_on_the_recorded_tape_equal_the_oracle(tmp_pat
     deals = tapes.write_deals(tmp_path / "deals.csv", tape, seed=1, deals=2000)
     started_s = time.monotonic()
     closures, _ = replay(tmp_path, tape.path, deals)
+    took_s = time.monotonic() - started_s
     assert closures == expected_closures(tape.path, deals)
-    assert time.monotonic() - started_s < 60
+    assert took_s < 60  # some 20 s on two free cores
 
 
 @pytest.mark.load

@@ -49,9 +49,7 @@ SPOT = "wss://stream.binance.com:9443"
         ("ws://127.0.0.1:8765", "trade", "ws://127.0.0.1:8765/stream?streams=btcusdt@trade"),
     ],
 )
-def test_the_address_names_the_combined_streams_on_the_path_that_serves_them(
-    base: str, kind: str, wanted: str
-) -> None:
+def test_the_address_names_the_combined_streams_on_the_path_that_serves_them(base: str, kind: str, wanted: str) -> None:
     assert stream_url(base, kind, stream_names(["BTCUSDT"], kind)) == wanted  # type: ignore[arg-type]
 
 
@@ -62,9 +60,7 @@ def test_symbols_beyond_ascii_are_escaped_and_repeats_asked_for_once() -> None:
     assert stream_url(SPOT, "trade", names).endswith("usdt@trade/btcusdt@trade")
 
 
-@pytest.mark.parametrize(
-    "base", ["", "stream.binance.com", "https://x", "wss://", "wss://x:port", "wss://x?a=1"]
-)
+@pytest.mark.parametrize("base", ["", "stream.binance.com", "https://x", "wss://", "wss://x:port", "wss://x?a=1"])
 def test_a_wrong_address_is_refused(base: str) -> None:
     with pytest.raises(SourceError, match="is not a WebSocket address"):
         stream_url(base, "trade", ["btcusdt@trade"])

@@ -28,9 +28,7 @@ class FakeTime:
 
 def ticks_of(count: int, *symbols: str, seed: int = 1, ticks_per_s: float = 5.0) -> list[Tick]:
     time = FakeTime()
-    source = SimulatedSource(
-        symbols, seed=seed, ticks_per_s=ticks_per_s, clock=time, monotonic=time, sleep=time.sleep
-    )
+    source = SimulatedSource(symbols, seed=seed, ticks_per_s=ticks_per_s, clock=time, monotonic=time, sleep=time.sleep)
     return asyncio.run(take(source.ticks(), count))
 
 
@@ -41,9 +39,7 @@ def test_a_seed_gives_the_same_market_and_another_seed_another() -> None:
 
 def test_a_symbol_walks_the_same_way_whatever_others_there_are() -> None:
     alone = [tick.price for tick in ticks_of(50, "ETHUSDT")]
-    among = [
-        tick.price for tick in ticks_of(150, "BTCUSDT", "ETHUSDT", "XRPUSDT") if tick.symbol == "ETHUSDT"
-    ]
+    among = [tick.price for tick in ticks_of(150, "BTCUSDT", "ETHUSDT", "XRPUSDT") if tick.symbol == "ETHUSDT"]
     assert alone == among
 
 

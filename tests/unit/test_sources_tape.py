@@ -41,9 +41,7 @@ def test_prices_are_read_as_written_and_times_as_milliseconds(tmp_path: Path) ->
 def test_the_seventh_column_microseconds_and_windows_line_ends_of_other_archives_are_read(
     tmp_path: Path,
 ) -> None:
-    path = write(
-        tmp_path, "1,4.15,1,4,1735689600010866,False,True\r", "2,4.16,1,4,1735689600010999,False,True\r"
-    )
+    path = write(tmp_path, "1,4.15,1,4,1735689600010866,False,True\r", "2,4.16,1,4,1735689600010999,False,True\r")
     assert [(trade.price, trade.at_ms) for trade in read_trades(path)] == [
         ("4.15", 1735689600010),
         ("4.16", 1735689600010),
@@ -100,9 +98,7 @@ def test_a_last_line_without_line_end_is_read(tmp_path: Path) -> None:
         (b"\x00", "has 1 columns"),
     ],
 )
-def test_a_bad_row_is_refused_with_file_line_and_reason(
-    tmp_path: Path, row: str | bytes, reason: str
-) -> None:
+def test_a_bad_row_is_refused_with_file_line_and_reason(tmp_path: Path, row: str | bytes, reason: str) -> None:
     path = write(tmp_path, GOOD, row, "3,1.0,1,1,5,True")
     rows = read_trades(path)
     assert next(rows).line == 1

@@ -13,7 +13,8 @@ local held, fired = {}, {}
 local cached = redis.call('GET', KEYS[1])
 local running = cached and string.match(cached, ':(.*)$') == 'running'
 local p = redis.call('HMGET', KEYS[4], 'price', 'at', 'trade_id', 'seq', 'received', 'b_seq', 'b_low', 'b_high')
-local fresh = p[1] and tonumber(now) - tonumber(p[5]) < stale_ms and tonumber(now) - tonumber(p[2]) < stale_ms
+local age_ms = p[1] and tonumber(now) - math.min(tonumber(p[5]), tonumber(p[2]))
+local fresh = age_ms and age_ms < stale_ms and age_ms > -2000  -- a price from the future means that a clock has jumped
 
 -- Buckets from the newest to the oldest, each with the lowest and highest price from it on.
 local buckets

@@ -39,7 +39,8 @@ class Component:
     @property
     def reason(self) -> str | None:
         """What is wrong with it, in sentences."""
-        return " ".join(check.reason or check.name for check in self.checks if not check.is_healthy) or None
+        reasons = [check.reason or check.name for check in self.checks if not check.is_healthy]
+        return " ".join(dict.fromkeys(reasons)) or None
 
 
 @dataclass(frozen=True)

@@ -301,6 +301,25 @@ def test_without_the_broker_queues_says_so(staff: APIClient, monkeypatch: pytest
         assert (answer.status_code, error_code(answer)) == (503, "broker_unavailable")
 
 
+@pytest.fixture
+def redis_away(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process's Redis is gone."""
+    away = valkey.client()
+    valkey.kill()
+    for place in ("monitoring.jobs", "monitoring.prices", "monitoring.stats", "workers.heartbeats"):
+        monkeypatch.setattr(f"{place}.connect", lambda: away)
+
+
+@pytest.mark.parametrize("place", ["prices", "queues", "stats"])
+def test_without_redis_what_needs_it_says_so(staff: APIClient, redis_away: None, place: str) -> None:
+    answer = staff.get(f"{BASE}/{place}")
+    assert (answer.status_code, error_code(answer)) == (503, "redis_unavailable")
+
+
+def test_without_redis_closures_are_told(staff: APIClient, running: None, redis_away: None) -> None:
+    assert read(staff, "closures")["closed"] == 0
+
+
 def test_stats_puts_the_whole_system_on_one_page(staff: APIClient, running: None) -> None:
     Sign("worker", "w").write({"queues": ["closures"], "concurrency": 2})
     sweep.remember(SweepReport(found=1, armed=2, duration_ms=3))
@@ -391,12 +410,10 @@ def book_rows(deal: Deal) -> Any:
 
 
 def test_without_redis_a_deal_is_explained_from_postgresql(
-    staff: APIClient, running: None, monkeypatch: pytest.MonkeyPatch, valkey: Valkey
+    staff: APIClient, running: None, request: pytest.FixtureRequest
 ) -> None:
     deal = make_deal(take_profit="110")
-    valkey.kill()
-    away = valkey.client()
-    monkeypatch.setattr("monitoring.jobs.connect", lambda: away)
+    request.getfixturevalue("redis_away")
     told = job(staff, deal)
     assert (told["redisAnswers"], told["lastPrice"], told["state"]) == (False, None, "armed")
     assert told["whyOpen"] == ["Redis does not answer: what the trigger book holds cannot be seen."]

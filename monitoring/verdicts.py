@@ -75,7 +75,7 @@ def judge(facts: Facts, rules: Rules) -> dict[str, list[Check]]:
     return {
         "queueManager": _queue_manager(facts),
         "priceMonitor": _price_monitor(facts, rules),
-        "orderClosure": _order_closure(facts),
+        "orderClosure": _order_closure(facts, rules),
         "orderWorker": _order_worker(facts, rules),
     }
 
@@ -151,8 +151,23 @@ def _oldest_price(redis: RedisFacts, symbols: Iterable[str]) -> datetime | None:
 # --- orderClosure ------------------------------------------------------------------------------------------------
 
 
-def _order_closure(facts: Facts) -> list[Check]:
-    return [_fired_age(facts), *_settling(facts.database)]
+def _order_closure(facts: Facts, rules: Rules) -> list[Check]:
+    return [_running(facts.database, rules), _fired_age(facts), *_settling(facts.database)]
+
+
+def _running(database: DatabaseFacts | None, rules: Rules) -> Check:
+    if rules.static_only:
+        return _bad_system(0, "STATIC_ONLY is on: deals are not watched.")
+    if database is None:
+        return _bad_system(None, DATABASE_AWAY)
+    system = database.system
+    if system.state == "running":
+        return at_least("running", 1, 1, "systems", "")
+    return _bad_system(0, f"The system is {system.state}.", since=system.state_since)
+
+
+def _bad_system(figure: float | None, reason: str, since: datetime | None = None) -> Check:
+    return Check("running", is_healthy=False, figure=figure, limit=1, unit="systems", since=since, reason=reason)
 
 
 def _fired_age(facts: Facts) -> Check:
@@ -194,7 +209,6 @@ def _settling(database: DatabaseFacts | None) -> list[Check]:
 def _order_worker(facts: Facts, rules: Rules) -> list[Check]:
     return [
         at_least("database", int(facts.database is not None), 1, "servers", DATABASE_AWAY),
-        _running(facts.database, rules),
         _sign(facts, "workers", "worker"),
         _served_queues(facts, rules),
         _sign(facts, "beat", "beat"),
@@ -203,25 +217,10 @@ def _order_worker(facts: Facts, rules: Rules) -> list[Check]:
     ]
 
 
-def _running(database: DatabaseFacts | None, rules: Rules) -> Check:
-    if rules.static_only:
-        return _bad_system(0, "STATIC_ONLY is on: deals are not watched.")
-    if database is None:
-        return _bad_system(None, DATABASE_AWAY)
-    system = database.system
-    if system.state == "running":
-        return at_least("running", 1, 1, "systems", "")
-    return _bad_system(0, f"The system is {system.state}.", since=system.state_since)
-
-
-def _bad_system(figure: float | None, reason: str, since: datetime | None = None) -> Check:
-    return Check("running", is_healthy=False, figure=figure, limit=1, unit="systems", since=since, reason=reason)
-
-
 def _served_queues(facts: Facts, rules: Rules) -> Check:
     if facts.redis is None:
         return at_most("unservedQueues", None, 0, "queues", REDIS_AWAY)
-    served = {queue for beat in facts.redis.beats if beat.role == "worker" for queue in beat.facts["queues"]}
+    served = {queue for beat in facts.redis.beats if beat.role == "worker" for queue in beat.facts.get("queues", ())}
     missing = [queue for queue in rules.queues if queue not in served]
     return at_most("unservedQueues", len(missing), 0, "queues", f"No worker serves {', '.join(missing)}.")
 

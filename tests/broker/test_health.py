@@ -121,7 +121,7 @@ def test_an_unhealthy_system_answers_503_and_why(signs: None, client: Client) ->
     workers = answer.json()["workers"]
     assert answer.json()["status"] == "unhealthy"
     assert (workers["isHealthy"], workers["status"], workers["uptime"]) == (False, "unhealthy", 0)
-    assert workers["components"]["orderWorker"] == {"isHealthy": False, "reason": "The system is stopped."}
+    assert workers["components"]["orderClosure"] == {"isHealthy": False, "reason": "The system is stopped."}
     assert workers["components"]["priceMonitor"] == {"isHealthy": True}
 
 
@@ -172,14 +172,14 @@ def test_a_sweep_that_stood_aside_for_another_one_does_not_count_as_run(signs: N
 def test_a_system_that_does_not_run_is_unhealthy_and_its_sweep_is_not_missed(signs: None, name: str) -> None:
     state.change(state.State[name], "test")
     connect().delete(keys.last_sweep())
-    check = only_bad("orderWorker.running")
+    check = only_bad("orderClosure.running")
     assert check.since == health.report().state_since
     assert health.report().uptime_ms == 0
 
 
 def test_a_system_that_watches_nothing_by_its_settings_says_so(signs: None, settings: Any) -> None:
     settings.STATIC_ONLY = True
-    assert "STATIC_ONLY" in str(only_bad("orderWorker.running").reason)
+    assert "STATIC_ONLY" in str(only_bad("orderClosure.running").reason)
 
 
 # --- prices ------------------------------------------------------------------------------------------------------
@@ -407,5 +407,5 @@ def test_a_table_that_is_locked_does_not_hold_it_up(signs: None) -> None:
 def test_the_state_in_the_cache_is_not_believed(signs: None) -> None:
     state.change(state.State.HALTED, "test")
     connect().set(keys.state(), "99:running")
-    only_bad("orderWorker.running")
+    only_bad("orderClosure.running")
     system.refresh_state()

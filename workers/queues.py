@@ -62,9 +62,10 @@ def _waiting(channel: Any, queue: str) -> Waiting:
 
 def _depth(channel: Any, queue: str) -> int:
     """Declares the queue as a worker does instead of asking passively: kombu's Redis transport forgets the key prefix
-    when it looks whether a queue exists (5.7: EXISTS is not among its prefixed commands) and finds none.
+    when it looks whether a queue exists (5.7: EXISTS is not among its prefixed commands) and finds none. With the
+    queue's own arguments: RabbitMQ refuses others.
     """
-    declared = channel.queue_declare(queue=queue, durable=True, exclusive=False, auto_delete=False)
+    declared: Any = current_app.amqp.queues[queue].bind(channel).queue_declare()
     return int(declared.message_count)
 
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
-import structlog
+from celery import current_app
 
 from workers.book import Fired
-
-log = structlog.get_logger(__name__)
 
 BATCH: Final = 500
 
 
 def send_closures(fired: Sequence[Fired]) -> None:
     """Publish `workers.close_deals` messages of at most 500 deals. Raises kombu's OperationalError when it cannot."""
-    from workers.tasks import close_deals
-
     for batch in batches(fired):
-        shown: dict[str, Any] = {"argsrepr": describe(batch)}  # an option of Celery's that its stubs do not know
-        close_deals.apply_async(args=([[item.deal_id, item.entry] for item in batch],), retry=False, **shown)
+        message = [[item.deal_id, item.entry] for item in batch]
+        current_app.send_task("workers.close_deals", args=(message,), argsrepr=describe(batch), retry=False)
 
 
 def batches(fired: Sequence[Fired]) -> Iterator[Sequence[Fired]]:

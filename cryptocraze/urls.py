@@ -7,7 +7,6 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from cryptocraze.admin_login import login
 from monitoring.api import views as monitoring
-from monitoring.api.control_urls import control_urls
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/", permanent=False)),
@@ -17,7 +16,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),
     re_path(r"^api/docs/?$", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
-    path("api/admin/workers/", include(control_urls)),
+    path("api/admin/workers/", include("monitoring.api.urls")),
     # Last under api/: it answers every path that is left with a 404 in the API's shape.
     path("api/", include("deals.api.urls")),
 ]

@@ -230,6 +230,12 @@ class Deal(models.Model):
             models.Index(fields=["id"], condition=_WATCHED_ROW, name="deals_watched"),
             # A user's list, newest first, by status; and the ledger's check of margin.
             models.Index(fields=["account", "status", "-id"], name="deals_by_account"),
+            # Health: open deals that are watched no more.
+            models.Index(
+                fields=["monitoring", "monitoring_since"],
+                condition=Q(status="open", monitoring__in=("removed", "expired", "dead")),
+                name="deals_unwatched",
+            ),
             # Statistics of recent closures.
             models.Index(fields=["-closed_at"], condition=Q(status="closed"), name="deals_recently_closed"),
         ]
@@ -307,7 +313,11 @@ class DealEvent(models.Model):
                 condition=Q(detector=None) | Q(detector__in=Detector.values), name="deal_events_detector_known"
             ),
         ]
-        indexes: ClassVar = [models.Index(fields=["deal", "id"], name="deal_events_by_deal")]
+        indexes: ClassVar = [
+            models.Index(fields=["deal", "id"], name="deal_events_by_deal"),
+            # Health: how many settlements failed in the last minutes.
+            models.Index(fields=["-at"], condition=Q(kind="attempt"), name="deal_events_attempts"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} v{self.version}"

@@ -7,8 +7,10 @@ class MonitoringConfig(AppConfig):
     name = "monitoring"
 
     def ready(self) -> None:
-        """Give the facade its health."""
+        """Give the facade its health, and health the operations."""
+        from monitoring import operations
         from monitoring.health import workers_health
         from workers.manager import worker_manager
 
         worker_manager.bind_health(workers_health)
+        operations.watch()

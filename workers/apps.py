@@ -11,8 +11,10 @@ class WorkersConfig(AppConfig):
         """Bind the quote board and listen to what changes in `deals`."""
         from deals import quotes
         from deals.signals import deal_changed
-        from workers import receivers, worker_start  # noqa: F401 - worker_start connects itself
+        from workers import job_log, queues, receivers, worker_start  # noqa: F401 - worker_start connects itself
         from workers.prices import RedisQuoteBoard
 
         quotes.bind(RedisQuoteBoard())
         deal_changed.connect(receivers.on_deal_changed, dispatch_uid="workers.on_deal_changed")
+        job_log.connect_signals()
+        queues.connect_signals()

@@ -26,6 +26,7 @@ from workers import keys, system
 from workers.book import Fired, parse_fired
 from workers.clock import WALL_CLOCK, Clock
 from workers.dispatch import send_closures
+from workers.heartbeats import EVERY_S, Facts, Sign
 from workers.memory import Memory
 from workers.prices import Price, PriceBoard
 from workers.redis_client import HOLD_LEASES, PROCESS_TICKS, RELEASE_LEASES, connect_async
@@ -105,13 +106,16 @@ class PriceEngine:
         self._restarted = False
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="send")
         self._reported: Counter[str] = Counter()
+        self._sign = Sign("prices", self.owner)
+        self._source = ""
 
     async def run(self, source: PriceSource) -> None:
         """Read the source until it ends or the task is cancelled; then flush, send and give the leases up."""
         log.info("prices.started", source=source.name, symbols=len(self.symbols), owner=self.owner, token=self.token)
+        self._source = source.name
         await self.hold_leases()
         await _in_thread(system.refresh_state)
-        work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop)
+        work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
         loops = [asyncio.create_task(loop()) for loop in work]
         pump = asyncio.create_task(self._pump(source))
         try:
@@ -126,7 +130,7 @@ class PriceEngine:
 
     async def close(self) -> None:
         """Write what is pending, send what fired, give up the leases. Trouble is logged: the sweep is the promise."""
-        for step in (self.flush, self.send_fired, self._report, self._release):
+        for step in (self.flush, self.send_fired, self._report, self._release, self._end_sign):
             try:
                 await step()
             except (RedisError, BrokerError) as error:
@@ -307,6 +311,31 @@ class PriceEngine:
                 await self._report()
             except RedisError as error:
                 log.warning("prices.redis_away", error=str(error))
+
+    async def _sign_loop(self) -> None:
+        """From the loop that moves the ticks: when it hangs, the sign of life runs out."""
+        while True:
+            try:
+                await self._sign.write_async(self.facts(), self._redis)
+            except RedisError as error:
+                log.warning("prices.redis_away", error=str(error))
+            await asyncio.sleep(EVERY_S)
+
+    async def _end_sign(self) -> None:
+        await self._sign.erase_async(self._redis)
+
+    def facts(self) -> Facts:
+        """What the sign of life says of this process; `feedAgeMs` is None before the first good tick."""
+        newest = max((price.received_ms for price in self.board.last.values()), default=None)
+        return {
+            "source": self._source,
+            "feedAgeMs": None if newest is None else self._clock.now_ms() - newest,
+            "symbols": len(self.symbols),
+            "held": sorted(self.held),
+            "accepted": self.board.accepted,
+            "dropped": dict(self.board.dropped),
+            "pending": len(self._pending),
+        }
 
     async def _report(self) -> None:
         """Count in Redis, and say, which ticks were dropped since the last report. Raises RedisError."""

@@ -10,7 +10,7 @@ def _key(name: str) -> str:
 
 
 def price(symbol: str) -> str:
-    """Hash: the last accepted price, its bucket so far, and the fencing token of its writer."""
+    """Hash: the last accepted price, its bucket so far, how many ticks came, and the fencing token of its writer."""
     return _key(f"price:{symbol}")
 
 
@@ -72,6 +72,26 @@ def lease(symbol: str) -> str:
 def dropped_ticks() -> str:
     """Hash: how many ticks were dropped, by reason."""
     return _key("prices:dropped")
+
+
+def heartbeat(role: str, name: str) -> str:
+    """String with a time to live: JSON, the sign of life of one process; see workers/heartbeats.py."""
+    return _key(f"heartbeat:{role}:{name}")
+
+
+def heartbeats() -> str:
+    """Sorted set: `role:name` of every process that gave a sign of life lately, by when, ms."""
+    return _key("heartbeats")
+
+
+def last_sweep() -> str:
+    """Hash: when the last sweep ended (`at`, ms), how long it took and what it did."""
+    return _key("sweep:last")
+
+
+def health_since() -> str:
+    """Hash: since when (ms) each check of health that is bad has been found bad."""
+    return _key("health:since")
 
 
 def notifications(user_id: int) -> str:

@@ -1,4 +1,6 @@
-"""What driving the domain must remember: how far the sweep got, what could not be settled, who stopped it and why."""
+"""What driving the domain must remember: how far the sweep got, what could not be settled, which jobs ran,
+who stopped it and why.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +62,37 @@ class DeadLetter(models.Model):
 
     def __str__(self) -> str:
         return f"dead letter of deal {self.deal_id}"
+
+
+class JobLog(models.Model):
+    """A finished `workers.close_deals` message, or any task that failed for good. Only the latest are kept."""
+
+    class State(models.TextChoices):
+        COMPLETED = "completed"
+        FAILED = "failed"
+
+    task_id = models.CharField(max_length=64, unique=True, help_text="The message; run twice, the last run counts.")
+    task = models.CharField(max_length=100)
+    deals = models.PositiveIntegerField(null=True, help_text="Deals in the message; NULL for other tasks.")
+    closed = models.PositiveIntegerField(null=True, help_text="Deals that it closed; NULL when it failed.")
+    started_at = models.DateTimeField(null=True, help_text="NULL when the process that ran it was lost.")
+    finished_at = models.DateTimeField()
+    duration_ms = models.FloatField(null=True)
+    state = models.CharField(max_length=9, choices=State.choices)
+    error = models.TextField(default="", blank=True)
+
+    class Meta:
+        db_table = "job_log"
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(state__in=("completed", "failed")), name="job_log_state_known"),
+        ]
+        indexes: ClassVar = [
+            # The latest of each state: what operators read and what is kept.
+            models.Index(fields=["state", "-finished_at", "-id"], name="job_log_by_state"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.state}"
 
 
 class Operation(models.Model):

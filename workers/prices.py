@@ -52,6 +52,7 @@ class PriceBoard:
         self.symbols = frozenset(symbols)
         self.last: dict[str, Price] = {}
         self.dropped: Counter[str] = Counter()
+        self.accepted = 0
         self._clock = clock
         self._stale_ms = settings.PRICE_STALE_AFTER_S * 1000
         self._token = token
@@ -79,6 +80,7 @@ class PriceBoard:
             received_ms=received_ms,
         )
         self.last[tick.symbol] = price
+        self.accepted += 1
         return price
 
     def renumber(self, price: Price) -> Price:

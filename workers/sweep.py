@@ -90,6 +90,13 @@ def sweep(*, clock: Clock = WALL_CLOCK) -> SweepReport:
     return report
 
 
+def remember(report: SweepReport, *, clock: Clock = WALL_CLOCK) -> None:
+    """Say when the last sweep ended and what it did, unless another one was at work. Raises redis.RedisError."""
+    if not report.skipped:
+        figures: dict[Any, Any] = {"at": clock.now_ms(), **report.counts()}
+        connect().hset(keys.last_sweep(), mapping=figures)
+
+
 def _sweep(clock: Clock, report: SweepReport) -> None:
     found = _find(clock, report)
     if report.found:

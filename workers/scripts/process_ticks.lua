@@ -72,6 +72,7 @@ for a = 6 + 2 * n, #ARGV, 6 do
     if not s.refused and tonumber(seq) > s.seen then
         widen(s, price, seq, received)
         s.last = {price, at, trade_id, seq, received}
+        s.ticks = (s.ticks or 0) + 1
         if running then
             local up = redis.call('ZRANGEBYSCORE', s.upper, '-inf', price)
             local down = redis.call('ZRANGEBYSCORE', s.lower, price, '+inf')
@@ -90,6 +91,7 @@ for _, s in ipairs(symbols) do
         redis.call('HSET', s.price_key, 'token', token, 'price', s.last[1], 'at', s.last[2], 'trade_id', s.last[3],
             'seq', s.last[4], 'received', s.last[5], 'b_seq', s.b_seq, 'b_low', s.b_low, 'b_high', s.b_high,
             'b_at', s.b_at, 'cut', tostring(s.cut))
+        redis.call('HINCRBY', s.price_key, 'ticks', s.ticks)
         if publish then
             redis.call('PUBLISH', s.channel,
                 cjson.encode({symbol = s.name, price = s.last[1], timestamp = tonumber(s.last[2])}))

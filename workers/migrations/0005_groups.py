@@ -23,7 +23,7 @@ def delete(apps: Any, _schema_editor: object) -> None:
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("workers", "0020_operations"),
+        ("workers", "0004_operations"),
         ("deals", "0002_append_only_and_state"),
         ("auth", "0012_alter_user_first_name_max_length"),
         ("contenttypes", "0002_remove_content_type_name"),

@@ -11,7 +11,7 @@ NO_LONGER = "DROP TRIGGER audit_entries_append_only ON audit_entries;"
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("workers", "0002_tokens_and_schedule"),
+        ("workers", "0003_job_log"),
         ("deals", "0002_append_only_and_state"),  # the function refuse_change
     ]
 

@@ -1,0 +1,18 @@
+"""Paths of the operators. Each also answers with a trailing slash."""
+
+from __future__ import annotations
+
+from deals.api.paths import both_spellings
+from monitoring.api import operator_views as views
+from monitoring.api.control_urls import control_urls
+
+urlpatterns = [
+    *control_urls,
+    *both_spellings("health", views.Health.as_view(), "workers-health"),
+    *both_spellings("stats", views.Stats.as_view(), "workers-stats"),
+    *both_spellings("queues", views.Queues.as_view(), "workers-queues"),
+    *both_spellings("prices", views.Prices.as_view(), "workers-prices"),
+    *both_spellings("closures", views.Closures.as_view(), "workers-closures"),
+    *both_spellings("jobs/<str:dealId>", views.Job.as_view(), "workers-job"),
+    *both_spellings("metrics/export", views.Export.as_view(), "workers-export"),
+]

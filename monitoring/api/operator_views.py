@@ -12,7 +12,7 @@ from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.exceptions import ErrorDetail, ValidationError
-from rest_framework.permissions import BasePermission
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -40,8 +40,9 @@ class OperatorView(APIView):
 
     def get_permissions(self) -> list[BasePermission]:
         """Looking is for all staff; changing has a right of its own."""
-        looks = self.request is None or self.request.method in {"GET", "HEAD", "OPTIONS"}
-        return [MayLook() if looks else MayChange()]
+        method = "GET" if self.request is None else str(self.request.method)
+        changes = method not in SAFE_METHODS and method in self.allowed_methods
+        return [MayChange() if changes else MayLook()]
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Raises ValidationError `unknown_parameter` once it is known that the caller may ask."""

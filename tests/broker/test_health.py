@@ -25,7 +25,7 @@ from monitoring.verdicts import Check
 from workers import book, keys, reconcile, sweep, system
 from workers.clock import TapeClock
 from workers.heartbeats import Sign
-from workers.models import DeadLetter, JobLog
+from workers.models import DeadLetter, JobLog, Operation
 from workers.queues import SENT_HEADER
 from workers.redis_client import connect
 from workers.sweep import SweepReport
@@ -232,6 +232,19 @@ def test_a_dead_deal_is_unprotected(signs: None, market: Market, trader: Account
     services.mark_dead(deal_id=deal.pk, version=deal.watch_version, error="broken")
     assert Deal.objects.get(pk=deal.pk).monitoring == Monitoring.DEAD
     assert only_bad("orderWorker.unprotectedDeals").figure == 1
+
+
+def test_an_operation_whose_process_died_is_named_until_someone_resumes(signs: None) -> None:
+    now = timezone.now()
+    facts = {"reason": "maintenance", "requested_by": "op", "source": "cli", "created_at": now}
+    Operation.objects.create(kind="shutdown", heartbeat_at=now, **facts)
+    assert bad() == {}
+    died = Operation.objects.create(kind="restart", heartbeat_at=now - timedelta(seconds=11), **facts)
+    check = only_bad("orderWorker.abandonedOperations")
+    assert check.figure == 1
+    assert f"restart ({died.pk})" in str(check.reason)
+    Operation.objects.create(kind="resume", state="done", heartbeat_at=now, finished_at=now, **facts)
+    assert bad() == {}
 
 
 def test_a_book_that_is_not_rebuilt_is_unhealthy(signs: None) -> None:

@@ -18,9 +18,12 @@ REPLACED_S: Final = 20.0
 
 
 def alive() -> list[str]:
-    """The names of the workers that answer within a second. Raises kombu's OperationalError."""
-    answers = _once_more(lambda: current_app.control.ping(timeout=PING_S))
-    return sorted(name for answer in answers or [] for name in answer)
+    """The names of the workers that answer within a second. Raises kombu's OperationalError.
+
+    Asked for their queues: a ping is answered by beat as well, which has neither queues nor a pool.
+    """
+    answers = _once_more(lambda: current_app.control.inspect(timeout=PING_S).active_queues())
+    return sorted(name for name, queues in (answers or {}).items() if isinstance(queues, list))
 
 
 def end_workers(names: list[str]) -> None:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from celery import current_app
 from django.db import connections
 from domain import new_account
 from market import Market, in_book, lose_from_book
@@ -19,7 +20,7 @@ from deals import services, state
 from deals.errors import Conflict, Unavailable
 from deals.models import Deal, LedgerEntry, Status, SystemState
 from deals.queries import current_state
-from workers import book, control, in_flight, keys, operations, self_check, sweep, system
+from workers import book, control, in_flight, keys, operations, pools, self_check, sweep, system
 from workers.audit import Actor
 from workers.clock import WALL_CLOCK
 from workers.dispatch import send_closures
@@ -182,6 +183,18 @@ def test_a_restart_replaces_the_pools_mends_the_book_and_proves_it(live: Market,
         ("boss", "10.0.0.1", "restart", "new settings", "requested"),
         ("boss", "10.0.0.1", "restart", "new settings", "done"),
     ]
+
+
+def test_beat_answers_pings_and_is_taken_for_no_worker(
+    live: Market, celery_worker: StartWorker, start_process: StartWorker
+) -> None:
+    start_process("celery", "beat")
+    wait_until(lambda: "celerybeat@" in str(current_app.control.ping(timeout=1)), what="beat answers")
+    assert pools.alive() == []
+    celery_worker()
+    assert len(pools.alive()) == 1
+    operation = ended(control.restart("with beat", BOSS))
+    assert (operation.state, operation.error, state_now()) == ("done", "", "running")
 
 
 def test_a_restart_without_workers_says_so_and_stays_stopped(live: Market) -> None:

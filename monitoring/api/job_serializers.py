@@ -5,17 +5,10 @@ from __future__ import annotations
 from rest_framework import serializers
 
 from deals.api.fields import PlainDecimal, SignedDecimal
-from deals.api.serializers import DealSerializer, RequestSerializer
+from deals.api.serializers import DealSerializer
 from deals.models import DealEvent
 from monitoring import jobs
 from workers.models import DeadLetter
-
-
-class ReasonSerializer(RequestSerializer):
-    """Why an operator does it."""
-
-    reason = serializers.CharField(max_length=500, help_text="Why, in a sentence. It is recorded with who and when.")
-
 
 # --- jobs --------------------------------------------------------------------------------------------------------
 

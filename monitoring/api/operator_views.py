@@ -22,8 +22,9 @@ from deals.api.schema import refusals
 from monitoring import closures, health, interventions, jobs, prices, queues, stats
 from monitoring.api import export
 from monitoring.api import serializers as wire
+from monitoring.api.control_serializers import ReasonSerializer
 from monitoring.api.failures import as_refusal
-from monitoring.api.job_serializers import JobSerializer, ReasonSerializer
+from monitoring.api.job_serializers import JobSerializer
 from monitoring.api.permissions import MayChange, MayLook
 from workers.audit import actor_of
 

@@ -259,7 +259,10 @@ class PriceEngine:
             raise RedisConnectionError("Redis was restarted")
 
     async def _recover(self) -> None:
-        """After a restart of Redis: state, prices and fired entries back, the book rebuilt. Raises RedisError."""
+        """After a restart of Redis: give state, prices and fired entries back. The sweep has the book rebuilt.
+
+        Raises RedisError, django.db.DatabaseError.
+        """
         async with self._flushing:
             if not self._restarted:
                 return

@@ -294,6 +294,12 @@ UNFOLD = {
     },
 }
 
+# Only for the project's own tests: where this process is to be killed; see deals/crash_points.py.
+TESTING = env.flag("TESTING", default=False)
+CRASH_AT = env.text("CRASH_AT", "")
+if CRASH_AT and not TESTING:
+    raise env.SettingError("CRASH_AT kills this process on purpose: it is for tests (TESTING=true) only")
+
 LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
 LOGGING = logging_config(LOG_LEVEL, json=env.flag("LOG_JSON", default=not DEBUG))
 LOGGING_CONFIG = "cryptocraze.logging.configure"

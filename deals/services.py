@@ -15,6 +15,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from deals import locks, money
+from deals.crash_points import crash_point
 from deals.errors import Conflict, DealError, NotFound
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Monitoring, Notification, Status
 from deals.quotes import Quote
@@ -83,8 +84,10 @@ def open_deal(
             multiplier=multiplier, open_price=quote.price, opened_at=at,
         )  # fmt: skip
         _watch(deal, levels, quote, at)
+        crash_point("open.before_write")
         _insert(deal)
         _announce(deal)
+        crash_point("open.before_commit")
     log.info("deal.opened", deal_id=deal.pk, symbol=symbol, direction=direction, price=money.plain(quote.price))
     return deal
 
@@ -333,7 +336,11 @@ def _tell(deal: Deal, kind: Notification.Kind, at: datetime) -> None:
 
 def _announce(deal: Deal) -> None:
     # A failing receiver must not look like a failed transaction: the row says `pending`, the sweep finds it.
-    transaction.on_commit(lambda: deal_changed.send(sender=Deal, ids=[deal.pk]), robust=True)
+    def send() -> None:
+        crash_point("change.before_signal")
+        deal_changed.send(sender=Deal, ids=[deal.pk])
+
+    transaction.on_commit(send, robust=True)
 
 
 def _find(deal_id: int, user_id: int | None) -> Deal:

@@ -18,6 +18,7 @@ from django.utils import timezone
 from psycopg import errors as pg
 
 from deals import locks, money
+from deals.crash_points import crash_point
 from deals.pnl import Outcome, close_outcome
 from deals.sql import statement
 from deals.triggers import Direction, Triggers, close_reason
@@ -121,6 +122,7 @@ def settle(batch: Sequence[Due], *, started_at: datetime | None = None) -> Repor
     began_at = started_at or timezone.now()
     by_id = {due.deal_id: due for due in batch}
     report, settlement_ids = retry_conflicts(lambda: _settle_once(by_id, began_at))
+    crash_point("settle.after_commit")
     _record_commit(settlement_ids)
     for closure in report.closed:
         log.info(
@@ -153,8 +155,10 @@ def _settle_once(by_id: dict[int, Due], started_at: datetime) -> tuple[Report, l
     report = Report()
     with transaction.atomic():
         locks.hold_stop_lock(locks.MAY_SETTLE)
-        closings = _decide(by_id, _lock(sorted(by_id)), report)
-        settlement_ids = _write(closings, started_at, report)
+        deals = _lock(sorted(by_id))
+        crash_point("settle.after_locks")
+        settlement_ids = _write(_decide(by_id, deals, report), started_at, report)
+        crash_point("settle.before_commit")
     return report, settlement_ids
 
 

@@ -24,7 +24,7 @@ FOREIGN_SETTINGS = (
     *("CELERY_BROKER_URL", "CRYPTOCRAZE_DATA_DIR", "DATABASE_POOL", "DEBUG", "KEY_PREFIX", "PRICE_SOURCE", "SYMBOLS"),
     *("REDIS_CA_FILE", "REDIS_DB", "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PORT", "STATIC_ONLY", "WEB_PORT"),
     *("FLOWER_BASIC_AUTH", "FLOWER_EVENTS", "FLOWER_PORT", "LOG_JSON", "PROCESS_NAME", "WORKER_CONCURRENCY"),
-    "WORKER_SOFT_SHUTDOWN_S",
+    *("WORKER_SOFT_SHUTDOWN_S", "CRASH_AT"),
 )
 NO_SERVER = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
 
@@ -46,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "SECRET_KEY": "only-for-tests",
         "LOG_LEVEL": "WARNING",
         "PYTHONUNBUFFERED": "1",
+        "TESTING": "true",
     }
     os.environ |= NO_SERVER if config.option.markexpr == "unit" else _start_servers()
     django.setup()

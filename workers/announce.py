@@ -9,6 +9,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from deals.crash_points import crash_point
 from deals.models import Notification
 from deals.money import plain
 from deals.settlement import Closure
@@ -43,6 +44,7 @@ def publish_notifications(deal_ids: Iterable[int] | None = None) -> int:
             for row in rows:
                 pipe.publish(keys.notifications(row.account.user_id), json.dumps(_notification(row)))
             pipe.execute()
+        crash_point("announce.before_commit")
         return Notification.objects.filter(pk__in=[row.pk for row in rows]).update(published_at=timezone.now())
 
 

@@ -13,6 +13,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
 from deals import locks, services
+from deals.crash_points import crash_point
 from deals.errors import Conflict, NotFound, Unavailable
 from deals.models import Monitoring, Status
 from deals.settlement import Failure
@@ -63,6 +64,7 @@ def bury(fired: Fired, failure: Failure, *, attempts: int, first_failed_ms: int,
             DeadLetter.objects.filter(pk=letter.pk, state=DeadLetter.State.REQUEUED).update(
                 **facts, state=DeadLetter.State.FAILED, attempts=F("attempts") + attempts
             )
+        crash_point("bury.before_commit")
     log.error("dead_letter.new", deal_id=fired.deal_id, symbol=fired.symbol, error=str(error), attempts=attempts)
     return True
 
@@ -92,6 +94,7 @@ def requeue(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
             raise
         return letter
     log.warning("dead_letter.requeued", deal_id=letter.deal_id, letter_id=letter.pk, who=actor.who)
+    crash_point("requeue.before_sending")
     try:
         send_closures([fired])
     except BrokerError as error:  # the sweep sends it
@@ -109,6 +112,7 @@ def _put_back(letter: DeadLetter, actor: Actor, reason: str) -> Fired:
         letter.version, letter.fired = deal.watch_version, fired.entry
         letter.save(update_fields=["state", "version", "fired"])
         audit.record(actor, "dead_letter.requeue", target=_target(letter), reason=reason)
+        crash_point("requeue.before_commit")
     return fired
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from celery import current_app
 
+from deals.crash_points import crash_point
 from workers.book import Fired
 
 BATCH: Final = 500
@@ -16,7 +17,9 @@ def send_closures(fired: Sequence[Fired]) -> None:
     """Publish `workers.close_deals` messages of at most 500 deals. Raises kombu's OperationalError when it cannot."""
     for batch in batches(fired):
         message = [[item.deal_id, item.entry] for item in batch]
+        crash_point("hand_over.before_message")
         current_app.send_task("workers.close_deals", args=(message,), argsrepr=describe(batch), retry=False)
+        crash_point("hand_over.after_message")
 
 
 def batches(fired: Sequence[Fired]) -> Iterator[Sequence[Fired]]:

@@ -22,6 +22,7 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from deals.crash_points import crash_point
 from workers import keys, system
 from workers.book import Fired, parse_fired
 from workers.clock import WALL_CLOCK, Clock
@@ -203,7 +204,9 @@ class PriceEngine:
         for price in prices:
             trade_id = "" if price.trade_id is None else price.trade_id
             args += [numbers[price.symbol], price.price, price.at_ms, trade_id, price.seq, price.received_ms]
+        crash_point("fire.before_script")
         self._state, refused, flat = await PROCESS_TICKS.run_async(self._redis, names, args)
+        crash_point("fire.after_script")
         if refused:
             log.warning("prices.refused", symbols=refused, owner=self.owner)
             self.held.difference_update(refused)
@@ -216,6 +219,7 @@ class PriceEngine:
         """Hand everything that has fired to Celery. Raises kombu's OperationalError."""
         while self._fired:
             fired, self._fired = self._fired, []
+            crash_point("fire.before_sending")
             await asyncio.get_running_loop().run_in_executor(self._sender, self._send, fired)
 
     async def hold_leases(self) -> None:

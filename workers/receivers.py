@@ -11,6 +11,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
+from deals.crash_points import crash_point
 from deals.models import WATCHED
 from deals.money import plain
 from deals.queries import WatchRow, watch_rows
@@ -46,7 +47,9 @@ def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:
     The book first, the row second: a crash in between leaves `pending`, and arming twice changes nothing.
     Raises redis.RedisError, kombu OperationalError.
     """
+    crash_point("arm.before_book")
     armed = book.arm(rows, clock=clock)
+    crash_point("arm.before_row")
     pending = [row for row in armed.held if row.monitoring == "pending"]
     if pending:
         with connection.cursor() as cursor:
@@ -64,6 +67,7 @@ def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:
             upper=_shown(row.upper_trigger), lower=_shown(row.lower_trigger),
         )  # fmt: skip
     if armed.fired:
+        crash_point("arm.before_sending")
         send_closures(armed.fired)
     return len(pending)
 

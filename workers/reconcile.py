@@ -11,6 +11,7 @@ import structlog
 from django.conf import settings
 from redis import Redis
 
+from deals.crash_points import crash_point
 from deals.queries import WatchRow, watch_rows, watched_after
 from workers import book, keys, system
 from workers.exclusive import alone
@@ -65,6 +66,7 @@ def _rebuild(client: Redis, run_id: str) -> int:
         arm_rows(rows)
         after, done = rows[-1].id, done + len(rows)
         client.hset(keys.book_progress(), mapping={"run_id": run_id, "after": after})
+        crash_point("rebuild.between_ranges")
     removed = sum(_remove_strangers(client, symbol) for symbol in settings.SYMBOLS)
     client.hset(keys.book_progress(), mapping={"run_id": run_id, "after": 0, "symbol": 0})
     client.set(keys.book_epoch(), run_id)

@@ -15,6 +15,7 @@ import structlog
 from django.conf import settings
 from django.db import connection
 
+from deals.crash_points import crash_point
 from deals.models import WATCHED, Detector, Monitoring
 from deals.money import plain
 from deals.queries import Bucket, DueRow, due_rows, expiring_ids, pending_rows, watch_rows
@@ -102,6 +103,7 @@ def _sweep(clock: Clock, report: SweepReport) -> None:
     if report.found:
         log.warning("sweep.found", deals=report.found, ids=report.found_ids[:20])
     if found:
+        crash_point("sweep.before_sending")
         send_closures(found)
     report.resent = resend(clock=clock, but=[fired.deal_id for fired in found])
     report.expired = end_expired(clock=clock)
@@ -138,6 +140,7 @@ def _find(clock: Clock, report: SweepReport) -> list[Fired]:
         report.found = len(report.found_ids)
         more = len(due) == FOUND_LIMIT
         after = due[-1].id if due else after
+    crash_point("sweep.before_advancing")
     _advance(windows)
     return found
 
@@ -235,6 +238,7 @@ def resend(*, clock: Clock = WALL_CLOCK, but: Iterable[int] = ()) -> int:
     least_age_ms = LONGEST_WAIT_MS if queues.depth("closures") else 0
     fired = [item for item in book.fired_among(ids).values() if now_ms - item.fired_ms >= least_age_ms]
     book.postpone({item.deal_id: now_ms + min(now_ms - item.fired_ms, LONGEST_WAIT_MS) for item in fired})
+    crash_point("resend.before_sending")
     send_closures(fired)
     return len(fired)
 
@@ -251,6 +255,7 @@ def end_expired(*, clock: Clock = WALL_CLOCK) -> int:
         return 0
     book.take_out(watch_rows(ids), clock=clock)
     ids = sorted(set(ids) - book.fired_among(ids).keys())
+    crash_point("expire.before_rows")
     with connection.cursor() as cursor:
         cursor.execute(statement("expire_monitoring"), {"ids": ids, "now": now})
         expired = [row[0] for row in cursor.fetchall()]

@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
 from deals import services
+from deals.crash_points import crash_point
 from deals.errors import Unavailable
 from deals.queries import watch_rows
 from deals.settlement import Failure, settle
@@ -35,6 +36,7 @@ def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: i
     in `fired`. A deal with bad data is tried again alone, and after its attempts becomes a dead letter.
     """
     fired = {item.deal_id: item for item in book.read_fired((deal_id, entry) for deal_id, entry in batch)}
+    crash_point("settle.before_locks")
     try:
         report = settle([item.due() for item in fired.values()], started_at=timezone.now())
     except Unavailable as refused:
@@ -45,11 +47,14 @@ def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: i
         raise self.retry(exc=error, countdown=backoff_s(self.request.retries)) from error
     # What was closed leaves `fired`; so does what a later read shows is not due any more.
     finished = [closure.deal_id for closure in report.closed] + report.gone + report.changed
+    crash_point("settle.before_clearing")
     _after_commit(fired, finished, report.changed)
+    crash_point("settle.before_announcing")
     announce_closures(report.closed)
     dead_letters.resolve(finished)
     for failure in report.failed:
         _try_alone_again(self, fired[failure.due.deal_id], failure, first_failed_ms)
+    crash_point("settle.before_end")
     return len(report.closed)
 
 
@@ -81,6 +86,7 @@ def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first
     services.record_attempt(deal_id=fired.deal_id, version=fired.version, price=failure.due.price, error=error)
     if attempt > MAX_RETRIES:
         dead_letters.bury(fired, failure, attempts=attempt, first_failed_ms=since_ms, task=str(task.name))
+        crash_point("bury.before_clearing")
         book.clear_fired([(fired.deal_id, fired.version)])
         return
     delay_s = backoff_s(task.request.retries)

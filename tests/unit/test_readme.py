@@ -9,8 +9,11 @@ from servers import PROJECT
 READ = re.compile(
     r"""(?:text|flag|number|words|choice|rate)\(\s*"([A-Z_]{4,})"|environ(?:\.get\(|\[)\s*"([A-Z_]{4,})\""""
 )
-OURS_TO_SET = {"DEMO", "DJANGO_SETTINGS_MODULE", "PATH", "PROCESS_NAME", "REMAP_SIGTERM", "FORCE_COLOR"}
-"""What the launcher and the Procfile say to the processes, not what a user says to us."""
+OURS_TO_SET = {
+    *("DEMO", "DJANGO_SETTINGS_MODULE", "PATH", "PROCESS_NAME", "REMAP_SIGTERM", "FORCE_COLOR"),
+    *("CRASH_AT", "TESTING"),
+}
+"""What the launcher, the Procfile and the tests say to the processes, not what a user says to us."""
 
 
 def test_every_variable_that_the_code_reads_stands_in_the_readme() -> None:

@@ -1,0 +1,109 @@
+"""`make chaos`: a long run of faults at random moments, without waiting in between, checked in rounds."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from servers import PROJECT
+
+from chaos import plan, table
+from chaos.oracle import Findings
+from chaos.world import Loss, World, running_world
+
+DONE, LOST = 0, 1
+SAMPLES: Final = 4
+SPREAD: Final = (0.5, 1.5)
+
+
+def main() -> int:
+    """Run; 0 when nothing was lost, duplicated or wrong."""
+    options = _options()
+    seed = options.seed if options.seed is not None else random.randrange(10**6)
+    _say(f"seed {seed}: {options.kills} kills and {options.restarts} restarts, one every {options.every} s")
+    began = time.monotonic()
+    with running_world(seed) as world:
+        _say(f"the system runs after {time.monotonic() - began:.0f} s")
+        try:
+            findings = _rounds(world, options, began)
+        except (Loss, AssertionError) as loss:
+            _say(f"\nNOT AS IT MUST BE, with seed {seed}:\n{loss}")
+            log = Path(f"chaos-{seed}.log")
+            log.write_text(world.system.launcher.output)
+            _say(f"the system's log is in {log}")
+            return LOST
+        _report(world, findings, seed, time.monotonic() - began, options.out)
+    return DONE
+
+
+def _rounds(world: World, options: argparse.Namespace, began: float) -> Findings:
+    """All rounds of the plan, or as many as the minutes allow."""
+    planned = plan.rounds(kills=options.kills, restarts=options.restarts, rng=world.rng)
+    findings = world.check()
+    for number, faults in enumerate(planned):
+        for fault in plan.samples(number, SAMPLES):
+            recovery_s = world.survive(fault)
+            _progress(world, began, f"{fault.name}: recovered after {recovery_s:.1f} s")
+        world.feed.walk()
+        world.traders.work()
+        due = time.monotonic()
+        for fault in faults:
+            due = max(due, time.monotonic() - options.every) + options.every * world.rng.uniform(*SPREAD)
+            while (left := due - time.monotonic()) > 0:
+                world.mend_due()
+                time.sleep(min(left, 0.2))
+            world.break_now(fault)
+        findings = world.check()
+        _progress(
+            world,
+            began,
+            f"round {number + 1} of {len(planned)}: {findings.deals} deals, {findings.closed} closed, all right",
+        )
+        if time.monotonic() - began > options.minutes * 60:
+            _say("the time is over")
+            break
+    return findings
+
+
+def _report(world: World, findings: Findings, seed: int, took_s: float, out: str) -> None:
+    closed = world.system.sql(
+        "SELECT (extract(epoch FROM closed_at) * 1000)::bigint FROM deals WHERE status = 'closed'"
+    )
+    text = table.markdown(table.rows(world.events, [row[0] for row in closed]))
+    about = table.description(
+        world.system, seed=seed, took_s=took_s, deals=findings.deals, detectors=findings.detectors
+    )
+    _say(f"\n{about}\n\n{text}")
+    if out:
+        table.write(PROJECT / out, f"{about}\n\n{text}")
+        _say(f"\nwritten to {out}")
+
+
+def _progress(world: World, began: float, what: str) -> None:
+    minutes, seconds = divmod(int(time.monotonic() - began), 60)
+    _say(f"{minutes:3}:{seconds:02}  {len(world.events):5} faults  {what}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 it talks to a person
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make chaos ARGS=…", description=__doc__)
+    parser.add_argument(
+        "--seed", type=int, help="of the faults, the prices and the deals; drawn by chance if not given"
+    )
+    parser.add_argument("--kills", type=int, default=1000, help="of processes, besides those that are measured")
+    parser.add_argument("--restarts", type=int, default=100, help="of servers, besides those that are measured")
+    parser.add_argument("--every", type=float, default=3.0, help="seconds between two faults, on average")
+    parser.add_argument("--minutes", type=float, default=75, help="begin no further round after so long")
+    parser.add_argument("--out", default="docs/faults.md", help="the page that gets the table; empty: none")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""What must be true of every deal, by brute force from the prices that were sent, and of everything around it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from commands.replay_oracle import outcome
+
+from chaos.feed import Feed
+from chaos.system import SYMBOLS, System
+from deals.sql import statement
+
+DEALS = """
+SELECT id, symbol, direction, amount, multiplier, open_price, take_profit, stop_loss, status, monitoring,
+       watched_from_at, close_price, close_reason, detector, profit, commission
+FROM deals ORDER BY id
+"""
+HISTORY = {
+    "deal": "SELECT to_jsonb(deals) FROM deals WHERE id = %s",
+    "event": "SELECT to_jsonb(deal_events) FROM deal_events WHERE deal_id = %s ORDER BY id",
+    "posting": "SELECT to_jsonb(ledger_entries) FROM ledger_entries WHERE deal_id = %s ORDER BY id",
+    "notification": "SELECT to_jsonb(notifications) FROM notifications WHERE deal_id = %s ORDER BY id",
+}
+
+
+class DealRow(NamedTuple):
+    """A deal as PostgreSQL has it."""
+
+    id: int
+    symbol: str
+    direction: str
+    amount: Decimal
+    multiplier: int
+    open_price: Decimal
+    take_profit: Decimal | None
+    stop_loss: Decimal | None
+    status: str
+    monitoring: str
+    watched_from_at: datetime
+    close_price: Decimal | None
+    close_reason: str | None
+    detector: str | None
+    profit: Decimal | None
+    commission: Decimal | None
+
+    def reason_at(self, price: Decimal) -> str | None:
+        """Why the deal closes at this price, or None; the Stop Loss wins."""
+        sign = 1 if self.direction == "up" else -1
+        if self.stop_loss is not None and sign * price <= sign * self.stop_loss:
+            return "stop_loss"
+        if self.take_profit is not None and sign * price >= sign * self.take_profit:
+            return "take_profit"
+        return None
+
+
+@dataclass
+class Findings:
+    """What is wrong: deals by number with what is wrong with them, and everything else."""
+
+    lost: dict[int, str] = field(default_factory=dict)
+    duplicated: dict[int, str] = field(default_factory=dict)
+    wrong: dict[int, str] = field(default_factory=dict)
+    other: list[str] = field(default_factory=list)
+    deals: int = 0
+    closed: int = 0
+    detectors: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def deals_in_question(self) -> list[int]:
+        """Whose history is to be shown."""
+        return sorted({*self.lost, *self.duplicated, *self.wrong})
+
+    def __bool__(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(self.deals_in_question or self.other)
+
+    def __str__(self) -> str:
+        """Everything that is wrong, a line each."""
+        groups = (("lost", self.lost), ("duplicated", self.duplicated), ("wrong", self.wrong))
+        lines = [f"{kind}: deal {deal_id}: {what}" for kind, group in groups for deal_id, what in group.items()]
+        return "\n".join([*lines, *self.other])
+
+
+class Oracle:
+    """Remembers how far each open deal was compared, so that a look costs only what is new."""
+
+    def __init__(self, system: System, feed: Feed) -> None:
+        self._system = system
+        self._feed = feed
+        self._looked: dict[int, int] = {}
+        self._crossed: dict[int, int] = {}
+
+    def look(self, opened: dict[str, int]) -> Findings:
+        """Compare everything with what must be. Raises psycopg.OperationalError, redis.RedisError."""
+        findings = Findings()
+        taken = dict(self._feed.taken)  # before the rows are read: what is taken later may not be settled in them
+        rows = [DealRow(*row) for row in self._system.sql(DEALS)]
+        for row in rows:
+            self._judge(row, taken, findings)
+        known = {row.id for row in rows}
+        findings.other += [
+            f"deal {deal_id} ({name}) was answered and is gone"
+            for name, deal_id in opened.items()
+            if deal_id not in known
+        ]
+        self._look_around(rows, findings)
+        findings.deals = len(rows)
+        findings.closed = sum(row.status == "closed" for row in rows)
+        findings.detectors.update(row.detector for row in rows if row.detector)
+        return findings
+
+    def history(self, deal_id: int) -> list[str]:
+        """Everything that is known of a deal, for a person."""
+        lines = [f"{kind}: {row[0]}" for kind, query in HISTORY.items() for row in self._system.sql(query, deal_id)]
+        lines.append(f"fired in Redis: {self._system.redis.hget('fired', str(deal_id))}")
+        symbol, since = self._system.sql("SELECT symbol, watched_from_at FROM deals WHERE id = %s", deal_id)[0]
+        lines.append(f"in the book: {self._system.redis.hget(f'book:{symbol}:versions', str(deal_id))}")
+        first = self._feed.after(symbol, round(since.timestamp() * 1000))
+        crossing = self._crossed.get(deal_id, first)
+        sent, taken = self._feed.sent[symbol], self._feed.taken[symbol]
+        lines += [
+            f"price {number} {'taken' if number < taken else 'not known to be taken'}: {sent[number]}"
+            for number in range(max(first, crossing - 20), min(len(sent), crossing + 20))
+        ]
+        return lines
+
+    def _judge(self, row: DealRow, taken: dict[str, int], findings: Findings) -> None:
+        crossing = self._first_crossing(row)
+        if row.status == "open":
+            if crossing is not None and crossing < taken[row.symbol]:
+                findings.lost[row.id] = (
+                    f"crossed by price {crossing}, {self._feed.sent[row.symbol][crossing]}, and is open"
+                )
+            elif row.monitoring != "armed":
+                findings.wrong[row.id] = f"is {row.monitoring}: not protected"
+        elif problem := self._closed_wrong(row, crossing):
+            findings.wrong[row.id] = problem
+
+    def _first_crossing(self, row: DealRow) -> int | None:
+        """The number of the first price after its opening that reaches a level."""
+        if row.id not in self._crossed:
+            sent = self._feed.sent[row.symbol]
+            since = self._looked.get(row.id)
+            first = (
+                self._feed.after(row.symbol, round(row.watched_from_at.timestamp() * 1000)) if since is None else since
+            )
+            last = len(sent)
+            for number in range(first, last):
+                if row.reason_at(sent[number].price) is not None:
+                    self._crossed[row.id] = number
+                    break
+            self._looked[row.id] = last
+        return self._crossed.get(row.id)
+
+    def _closed_wrong(self, row: DealRow, crossing: int | None) -> str | None:
+        if crossing is None or row.close_price is None:
+            return "closed although no price had reached a level"
+        if row.close_reason != row.reason_at(row.close_price):
+            return f"closed at {row.close_price} for {row.close_reason}"
+        levels = {row.take_profit, row.stop_loss}
+        at_level = row.detector in {"sweep", "arm"} and row.close_price in levels
+        sent = (published.price for published in self._feed.sent[row.symbol][crossing:])
+        if not at_level and row.close_price not in sent:
+            return f"closed at {row.close_price}, which no price after its crossing was"
+        terms = {"amount": str(row.amount), "multiplier": str(row.multiplier)}
+        sign = 1 if row.direction == "up" else -1
+        profit, commission = outcome(terms, sign, Fraction(row.open_price), Fraction(row.close_price))
+        if (row.profit, row.commission) != (Decimal(profit), Decimal(commission)):
+            return f"profit {row.profit} and commission {row.commission}, not {profit} and {commission}"
+        return None
+
+    def _look_around(self, rows: list[DealRow], findings: Findings) -> None:
+        twice = (
+            "SELECT deal_id, kind FROM deal_events WHERE kind IN ('opened', 'closed') GROUP BY 1, 2 HAVING count(*) > 1"
+        )
+        findings.duplicated |= {deal_id: f"has {kind} twice" for deal_id, kind in self._system.sql(twice)}
+        findings.other += [f"ledger: {row[0]}" for row in self._system.sql(statement("ledger_violations"))]
+        letters = self._system.sql("SELECT deal_id, error FROM dead_letters WHERE state = 'failed'")
+        findings.other += [f"dead letter: deal {deal_id}: {error}" for deal_id, error in letters]
+        findings.other += [f"Redis: {name} holds {left}" for name, left in self._left_in_redis() if left]
+        watched = {row.id for row in rows if row.monitoring == "armed" and row.status == "open"}
+        book = {int(member) for symbol in SYMBOLS for member in self._members(f"book:{symbol}:versions")}
+        findings.other += [f"deal {deal_id} is armed and not in the book" for deal_id in sorted(watched - book)[:20]]
+        findings.other += [
+            f"the book holds deal {deal_id}, which is not watched" for deal_id in sorted(book - watched)[:20]
+        ]
+
+    def _members(self, name: str) -> Any:
+        return self._system.redis.hkeys(name)
+
+    def _left_in_redis(self) -> list[tuple[str, Any]]:
+        return [("fired", self._members("fired")), ("fired:at", self._system.redis.zrange("fired:at", 0, -1))]

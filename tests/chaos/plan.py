@@ -1,0 +1,50 @@
+"""Which faults a long run consists of, and in which order: all of it follows from the seed."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from chaos.faults import FAULTS, Fault
+
+ROUND: Final = 50
+BREAKS_SHARE: Final = 40
+BEFORE, AFTER = 12, 4
+PRICES: Final = "prices killed"
+INSTEAD: Final = "worker killed"
+
+
+def rounds(*, kills: int, restarts: int, rng: random.Random) -> list[list[Fault]]:
+    """So many kills and restarts, and the other faults beside them, in rounds of 50."""
+    names = _drawn("kill", kills, rng) + _drawn("restart", restarts, rng)
+    names += _drawn("break", max(kills // BREAKS_SHARE, 1), rng)
+    rng.shuffle(names)
+    _keep_one_memory(names)
+    faults = [FAULTS[name] for name in names]
+    return [faults[start : start + ROUND] for start in range(0, len(faults), ROUND)]
+
+
+def samples(number: int, size: int) -> list[Fault]:
+    """The faults whose recovery is measured at the beginning of a round: all kinds in turn."""
+    names = list(FAULTS)
+    return [FAULTS[names[(number * size + offset) % len(names)]] for offset in range(size)]
+
+
+def _drawn(group: str, count: int, rng: random.Random) -> list[str]:
+    """Every kind of the group at least once, if there is room; the rest by weight."""
+    kinds = [fault for fault in FAULTS.values() if fault.group == group]
+    first = [fault.name for fault in kinds][:count]
+    more = rng.choices(kinds, [fault.weight for fault in kinds], k=count - len(first))
+    return first + [fault.name for fault in more]
+
+
+def _keep_one_memory(names: list[str]) -> None:
+    """No kill of the prices process near a Redis that forgets.
+
+    What the prices process and Redis lose at the same moment is the one stated limit of the promise.
+    """
+    for index, name in enumerate(names):
+        if FAULTS[name].forgets:
+            for near in range(max(0, index - BEFORE), min(len(names), index + AFTER + 1)):
+                if names[near] == PRICES:
+                    names[near] = INSTEAD

@@ -1,0 +1,182 @@
+"""A running system with prices, traders and an oracle: what is broken in it, and what is measured and checked then."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import psycopg
+import redis
+
+from chaos.faults import Fault, Undo
+from chaos.feed import Feed
+from chaos.oracle import Findings, Oracle
+from chaos.system import SYMBOLS, System, running_system, wait
+from chaos.traders import Traders, terms
+
+AWAY = (psycopg.OperationalError, redis.RedisError, OSError)
+RECOVERED_S = 180.0
+TRY_S = 90.0
+
+
+class Loss(Exception):
+    """Something is not as it must be; the text says everything that is known."""
+
+
+class Event(NamedTuple):
+    """A fault that happened, when (ms since 1970), and how long the recovery took if it was measured (s)."""
+
+    fault: Fault
+    at_ms: int
+    recovery_s: float | None = None
+
+
+class World:
+    """Not thread-safe but for what it owns. `events` is everything that was broken, in order."""
+
+    def __init__(self, system: System, seed: int) -> None:
+        self.system = system
+        self.feed = Feed(system, seed)
+        self.traders = Traders(system, self.feed, seed=seed)
+        self.oracle = Oracle(system, self.feed)
+        self.rng = random.Random(seed)
+        self.events: list[Event] = []
+        self._undos: list[tuple[float, Undo]] = []
+        self._probes = 0
+
+    def end(self) -> None:
+        """Stop prices and traders."""
+        self.traders.end()
+        self.feed.end()
+
+    # --- breaking --------------------------------------------------------------------------------------------
+
+    def break_now(self, fault: Fault) -> Undo | None:
+        """Do it, as soon as what is to be broken is there."""
+        deadline = time.monotonic() + TRY_S
+        while True:
+            self.mend_due()
+            try:
+                at_ms = time.time_ns() // 1_000_000
+                undo = fault.do(self.system, self.rng)
+                break
+            except AWAY as error:
+                if time.monotonic() > deadline:
+                    raise Loss(f"`{fault.name}` could not be done in {TRY_S:.0f} s: {error!r}") from error
+                time.sleep(0.1)
+        self.events.append(Event(fault, at_ms))
+        if undo:
+            self._undos.append((time.monotonic() + undo.after_s, undo))
+        return undo
+
+    def mend_due(self) -> None:
+        """Mend by hand what is due; what cannot be mended right now stays due."""
+        for at_s, undo in list(self._undos):
+            if time.monotonic() >= at_s:
+                with contextlib.suppress(*AWAY):
+                    undo.mend()
+                    self._undos.remove((at_s, undo))
+
+    def mend_all(self) -> None:
+        """Wait until all is mended that is mended by hand."""
+        while self._undos:
+            self.mend_due()
+            time.sleep(0.05)
+
+    # --- checking --------------------------------------------------------------------------------------------
+
+    def check(self, timeout_s: float = RECOVERED_S) -> Findings:
+        """Stand still until nothing is wrong; Loss with the deals' whole history when that never comes."""
+        self.traders.pause()
+        self.feed.pause()
+        self.mend_all()
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                findings = self.oracle.look(self.traders.opened)
+                findings.other += self.traders.problems
+                if not findings:
+                    return findings
+            except AWAY as error:
+                findings = Findings(other=[f"a server is away: {error}"])
+            if time.monotonic() > deadline:
+                raise Loss(self._story(findings))
+            time.sleep(0.5)
+
+    def _story(self, findings: Findings) -> str:
+        lines = [str(findings)]
+        for deal_id in findings.deals_in_question[:20]:
+            lines += [f"--- deal {deal_id}", *self.oracle.history(deal_id)]
+        lines += ["--- the last faults", *(f"{event.at_ms} {event.fault.name}" for event in self.events[-30:])]
+        return "\n".join(lines)
+
+    # --- measuring -------------------------------------------------------------------------------------------
+
+    def survive(self, fault: Fault) -> float:
+        """Break it beside deals that cross, and wait until they are closed; seconds from the fault to that.
+
+        From the mending, for what is mended by hand and stops closing until then. Loss when anything is wrong.
+        """
+        self.check()
+        ids = self._open_probes()
+        targets = {symbol: self.feed.price(symbol) * 102 / 100 for symbol in SYMBOLS}
+        targets = {symbol: price.quantize(self.feed.price(symbol)) for symbol, price in targets.items()}
+        if fault.cross_first:
+            self.feed.go(targets)
+        began = time.monotonic()
+        undo = self.break_now(fault)
+        moving = threading.Thread(target=self.feed.go, args=[targets])
+        moving.start()
+        ended = self._when_survived(fault, ids)
+        moving.join()
+        if undo and fault.from_mending:
+            began += undo.after_s
+        recovery_s = max(0.0, ended - began)
+        self.events[-1] = self.events[-1]._replace(recovery_s=recovery_s)
+        self.check()
+        return recovery_s
+
+    def _open_probes(self) -> list[int]:
+        ids = []
+        for symbol in SYMBOLS:
+            self._probes += 1
+            request = terms(
+                symbol=symbol, direction="up", amount="1", price=self.feed.price(symbol), gain=0.01, loss=0.5,
+                sides=("takeProfit", "stopLoss"),
+            )  # fmt: skip
+            found = self.traders.open(f"probe-{self._probes}", request, self.system.tokens[0])
+            if found is None:
+                raise Loss(f"a deal beside no fault was refused: {request}")
+            ids.append(found)
+        wait(lambda: self._count(ids, "monitoring = 'armed'") == len(ids), 60, "all are armed")
+        return ids
+
+    def _when_survived(self, fault: Fault, ids: list[int]) -> float:
+        def survived() -> bool:
+            self.mend_due()
+            return self._count(ids, "status = 'closed'") == len(ids)
+
+        if fault.name == "web killed":
+            self._open_probes()
+        wait(survived, RECOVERED_S, f"deals close after `{fault.name}`")
+        return time.monotonic()
+
+    def _count(self, ids: list[int], condition: str) -> int:
+        rows: Any = self.system.sql(f"SELECT count(*) FROM deals WHERE id = ANY(%s) AND {condition}", ids)  # noqa: S608 our own text
+        return int(rows[0][0])
+
+
+@contextlib.contextmanager
+def running_world(seed: int) -> Iterator[World]:
+    """A world on a system of its own, until the block ends."""
+    with running_system() as system:
+        world = World(system, seed)
+        try:
+            world.feed.go({})
+            yield world
+        finally:
+            world.end()

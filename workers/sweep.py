@@ -232,15 +232,23 @@ def resend(*, clock: Clock = WALL_CLOCK, but: Iterable[int] = ()) -> int:
     client = connect()
     now_ms = clock.now_ms()
     waiting = client.zrangebyscore(keys.fired_at(), "-inf", now_ms - RESEND_AFTER_MS, start=0, num=FOUND_LIMIT)
+    # Nothing is put off for longer than this: such a time was written before the clock was set back.
+    waiting += client.zrangebyscore(keys.fired_at(), now_ms + 2 * LONGEST_WAIT_MS, "+inf", start=0, num=FOUND_LIMIT)
     ids = sorted({int(str(deal_id)) for deal_id in waiting} - set(but))
     if not ids:
         return 0
     least_age_ms = LONGEST_WAIT_MS if queues.depth("closures") else 0
-    fired = [item for item in book.fired_among(ids).values() if now_ms - item.fired_ms >= least_age_ms]
-    book.postpone({item.deal_id: now_ms + min(now_ms - item.fired_ms, LONGEST_WAIT_MS) for item in fired})
+    ages_ms = {item: _age_ms(item, now_ms) for item in book.fired_among(ids).values()}
+    fired = [item for item, age_ms in ages_ms.items() if age_ms >= least_age_ms]
+    book.postpone({item.deal_id: now_ms + min(ages_ms[item], LONGEST_WAIT_MS) for item in fired})
     crash_point("resend.before_sending")
     send_closures(fired)
     return len(fired)
+
+
+def _age_ms(fired: Fired, now_ms: int) -> int:
+    """How long ago it fired; what fired in the future did so before the clock was set back, nobody knows how long."""
+    return now_ms - fired.fired_ms if fired.fired_ms <= now_ms else LONGEST_WAIT_MS
 
 
 def end_expired(*, clock: Clock = WALL_CLOCK) -> int:

@@ -33,7 +33,7 @@ class Fault(NamedTuple):
 
     weight       its share of its group in a long run
     group        `kill` of a process of ours, `restart` of a server, `break` of anything else
-    cross_first  it is to hit what has just fired
+    amid         where it is measured it hits a worker in the middle of a settlement
     forgets      Redis loses what only it knew; not beside a kill of the prices process, which remembers the same
     from_mending its recovery counts from when it is mended: until then nobody can close
     """
@@ -42,12 +42,12 @@ class Fault(NamedTuple):
     do: Break
     weight: int
     group: str
-    cross_first: bool = False
+    amid: bool = False
     forgets: bool = False
     from_mending: bool = False
 
 
-def _kill(pids: list[int], number: int = signal.SIGKILL) -> None:
+def send(pids: list[int], number: int = signal.SIGKILL) -> None:
     """Send a signal to all of them. Raises ProcessLookupError when none was there: try again when it is back."""
     hit = 0
     for pid in pids:
@@ -61,12 +61,12 @@ def _kill(pids: list[int], number: int = signal.SIGKILL) -> None:
 def _go_on(pids: list[int]) -> None:
     """SIGCONT; who was killed meanwhile needs none."""
     with contextlib.suppress(ProcessLookupError):
-        _kill(pids, signal.SIGCONT)
+        send(pids, signal.SIGCONT)
 
 
 def _kill_one_of(*names: str) -> Break:
     def do(system: System, rng: random.Random) -> None:
-        _kill(system.heads(rng.choice(names)))
+        send(system.heads(rng.choice(names)))
 
     return do
 
@@ -74,12 +74,12 @@ def _kill_one_of(*names: str) -> Break:
 def kill_worker_child(system: System, rng: random.Random) -> None:
     """One process of a pool."""
     pool = system.children("worker", "worker-b")
-    _kill([rng.choice(pool)] if pool else [])
+    send([rng.choice(pool)] if pool else [])
 
 
 def kill_every_worker(system: System, _rng: random.Random) -> None:
     """Both at once, without their pools."""
-    _kill(system.heads("worker", "worker-b"))
+    send(system.heads("worker", "worker-b"))
 
 
 def kill_driving_prices(system: System, rng: random.Random) -> None:
@@ -90,8 +90,8 @@ def kill_driving_prices(system: System, rng: random.Random) -> None:
         sign = system.redis.get(f"heartbeat:prices:{owner}") or ""
         for found in pids.values():
             if found and f'"pid": {found[0]},' in str(sign):
-                return _kill(found)
-    return _kill(pids[rng.choice(sorted(pids))])
+                return send(found)
+    return send(pids[rng.choice(sorted(pids))])
 
 
 def stop_worker(seconds: float) -> Break:
@@ -99,7 +99,7 @@ def stop_worker(seconds: float) -> Break:
 
     def do(system: System, rng: random.Random) -> Undo:
         pids = system.pids(rng.choice(("worker", "worker-b")))
-        _kill(pids, signal.SIGSTOP)
+        send(pids, signal.SIGSTOP)
         return Undo(seconds, lambda: _go_on(pids))
 
     return do
@@ -154,16 +154,16 @@ def free_disk(system: System) -> None:
 
 def restart_redis(system: System, _rng: random.Random) -> None:
     """kill -9; its supervisor starts it with its data."""
-    _kill(system.heads("valkey-server"))
+    send(system.heads("valkey-server"))
 
 
 def empty_redis(system: System, _rng: random.Random) -> None:
     """kill -9, and its data is gone."""
     folder = system.append_only_folder
     pids = system.heads("valkey-server")
-    _kill(pids, signal.SIGSTOP)  # it writes no more
+    send(pids, signal.SIGSTOP)  # it writes no more
     _remove(folder)
-    _kill(pids)
+    send(pids)
 
 
 def age_redis(system: System, _rng: random.Random) -> None:
@@ -171,7 +171,7 @@ def age_redis(system: System, _rng: random.Random) -> None:
     folder = system.append_only_folder
     old, now = folder.with_name("old"), folder.with_name("now")
     pids = system.heads("valkey-server")
-    _kill(pids, signal.SIGSTOP)
+    send(pids, signal.SIGSTOP)
     owner = folder.stat()
     shutil.rmtree(now, ignore_errors=True)
     _copy(folder, now, owner)
@@ -181,7 +181,7 @@ def age_redis(system: System, _rng: random.Random) -> None:
             path.rename(folder / path.name)
         old.rmdir()
     now.rename(old)
-    _kill(pids)
+    send(pids)
 
 
 def _remove(folder: Path) -> None:
@@ -200,7 +200,7 @@ def hang_redis(seconds: float) -> Break:
 
     def do(system: System, _rng: random.Random) -> Undo:
         pids = system.heads("valkey-server")
-        _kill(pids, signal.SIGSTOP)
+        send(pids, signal.SIGSTOP)
         return Undo(seconds, lambda: _go_on(pids))
 
     return do
@@ -208,29 +208,29 @@ def hang_redis(seconds: float) -> Break:
 
 def restart_postgres(system: System, _rng: random.Random) -> None:
     """kill -9 of the postmaster: every session ends where it is."""
-    _kill(system.heads("postgres"))
+    send(system.heads("postgres"))
 
 
 def crash_postgres_backend(system: System, rng: random.Random) -> None:
     """kill -9 of one session: PostgreSQL ends all others and recovers."""
     ours = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'cryptocraze-%' ORDER BY pid"
     pids = [int(row[0]) for row in system.sql(ours)]
-    _kill([rng.choice(pids)] if pids else [])
+    send([rng.choice(pids)] if pids else [])
 
 
 FAULTS: Final = {
     fault.name: fault
     for fault in (
-        Fault("worker child killed", kill_worker_child, 26, "kill", cross_first=True),
-        Fault("worker killed", _kill_one_of("worker", "worker-b"), 20, "kill", cross_first=True),
-        Fault("every worker killed", kill_every_worker, 8, "kill", cross_first=True),
+        Fault("worker child killed", kill_worker_child, 26, "kill", amid=True),
+        Fault("worker killed", _kill_one_of("worker", "worker-b"), 20, "kill", amid=True),
+        Fault("every worker killed", kill_every_worker, 8, "kill", amid=True),
         Fault("prices killed", kill_driving_prices, 20, "kill"),
         Fault("sweeper killed", _kill_one_of("sweeper"), 8, "kill"),
         Fault("beat killed", _kill_one_of("beat", "beat-b"), 8, "kill"),
         Fault("web killed", _kill_one_of("web"), 10, "kill"),
-        Fault("worker stopped for 6 s", stop_worker(6), 3, "break", cross_first=True),
-        Fault("worker stopped for 75 s", stop_worker(75), 1, "break", cross_first=True),
-        Fault("connections cut", cut_connections, 5, "break", cross_first=True),
+        Fault("worker stopped for 6 s", stop_worker(6), 3, "break", amid=True),
+        Fault("worker stopped for 75 s", stop_worker(75), 1, "break", amid=True),
+        Fault("connections cut", cut_connections, 5, "break", amid=True),
         Fault("Redis at its memory limit for 3 s", fill_redis(3), 2, "break", from_mending=True),
         Fault("PostgreSQL's disk full for 4 s", fill_disk(4), 2, "break", from_mending=True),
         Fault("Redis unreachable for 8 s", hang_redis(8), 2, "break", from_mending=True),
@@ -238,7 +238,7 @@ FAULTS: Final = {
         Fault("Redis killed, back with its data", restart_redis, 4, "restart"),
         Fault("Redis killed, back with old data", age_redis, 2, "restart", forgets=True),
         Fault("Redis killed, back empty", empty_redis, 3, "restart", forgets=True),
-        Fault("PostgreSQL killed", restart_postgres, 4, "restart", cross_first=True),
-        Fault("PostgreSQL's session killed", crash_postgres_backend, 2, "restart", cross_first=True),
+        Fault("PostgreSQL killed", restart_postgres, 4, "restart", amid=True),
+        Fault("PostgreSQL's session killed", crash_postgres_backend, 2, "restart", amid=True),
     )
 }

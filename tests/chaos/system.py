@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,6 +110,13 @@ class System:
     def pids(self, *names: str) -> list[int]:
         """Both."""
         return self.heads(*names) + self.children(*names)
+
+    def is_whole(self, *, without: Collection[str] = ()) -> bool:
+        """Whether every program runs and has said so itself. Raises redis.RedisError."""
+        names = [str(name) for name in self.redis.zrange("heartbeats", 0, -1)]  # type: ignore[union-attr]
+        signs = self.redis.mget([f"heartbeat:{name}" for name in names]) if names else []
+        alive = {json.loads(sign)["pid"] for sign in signs if sign}  # type: ignore[union-attr]
+        return all(alive.intersection(self.heads(name)) for name in PROGRAMS if name not in without)
 
     # --- its doors -------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import psycopg
@@ -21,6 +22,11 @@ from chaos.traders import Traders, terms
 AWAY = (psycopg.OperationalError, redis.RedisError, OSError)
 RECOVERED_S = 180.0
 TRY_S = 90.0
+STEP = Decimal("0.0001")
+WAITING = """
+SELECT application_name FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND application_name LIKE 'cryptocraze-worker%'
+"""
 
 
 class Loss(Exception):
@@ -45,6 +51,8 @@ class World:
         self.oracle = Oracle(system, self.feed)
         self.rng = random.Random(seed)
         self.events: list[Event] = []
+        self.stopped: set[str] = set()
+        """Programs that stand still: nobody waits for them."""
         self._undos: list[tuple[float, Undo]] = []
         self._probes = 0
 
@@ -122,13 +130,12 @@ class World:
         From the mending, for what is mended by hand and stops closing until then. Loss when anything is wrong.
         """
         self.check()
-        ids = self._open_probes()
-        targets = {symbol: self.feed.price(symbol) * 102 / 100 for symbol in SYMBOLS}
-        targets = {symbol: price.quantize(self.feed.price(symbol)) for symbol, price in targets.items()}
-        if fault.cross_first:
-            self.feed.go(targets)
-        began = time.monotonic()
-        undo = self.break_now(fault)
+        wait(lambda: self.system.is_whole(without=self.stopped), RECOVERED_S, "every program says that it lives")
+        ids = self.open_probes()
+        targets = {symbol: (self.feed.price(symbol) * 102 / 100).quantize(STEP) for symbol in SYMBOLS}
+        with self._in_the_middle(ids, targets) if fault.amid else contextlib.nullcontext():
+            began = time.monotonic()
+            undo = self.break_now(fault)
         moving = threading.Thread(target=self.feed.go, args=[targets])
         moving.start()
         ended = self._when_survived(fault, ids)
@@ -140,12 +147,22 @@ class World:
         self.check()
         return recovery_s
 
-    def _open_probes(self) -> list[int]:
+    @contextlib.contextmanager
+    def _in_the_middle(self, ids: list[int], targets: dict[str, Decimal]) -> Iterator[None]:
+        """Let the deals fire and a worker wait in the middle of their settlement, for a row that we hold."""
+        with contextlib.suppress(*AWAY), psycopg.connect(self.system.database_url) as holder:
+            holder.execute("SELECT 1 FROM deals WHERE id = %s FOR UPDATE", [ids[len(ids) // 2]])
+            self.feed.go(targets)
+            wait(lambda: self.system.sql(WAITING), 60, "a worker is in the middle of a settlement")
+            yield
+
+    def open_probes(self, gain: float = 0.01) -> list[int]:
+        """A deal of each symbol that closes so much higher; their numbers, when they are armed."""
         ids = []
         for symbol in SYMBOLS:
             self._probes += 1
             request = terms(
-                symbol=symbol, direction="up", amount="1", price=self.feed.price(symbol), gain=0.01, loss=0.5,
+                symbol=symbol, direction="up", amount="1", price=self.feed.price(symbol), gain=gain, loss=0.5,
                 sides=("takeProfit", "stopLoss"),
             )  # fmt: skip
             found = self.traders.open(f"probe-{self._probes}", request, self.system.tokens[0])
@@ -161,7 +178,7 @@ class World:
             return self._count(ids, "status = 'closed'") == len(ids)
 
         if fault.name == "web killed":
-            self._open_probes()
+            self.open_probes(gain=0.5)  # the price moves meanwhile
         wait(survived, RECOVERED_S, f"deals close after `{fault.name}`")
         return time.monotonic()
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
-from domain import new_account
 from market import BTC, Market, lose_from_book
 
 from deals.errors import Unavailable
@@ -46,11 +45,6 @@ def market(transactional_db: None, the_system_runs: None, jumping: JumpingClock)
     market.tick("100")
     yield market
     market.close()
-
-
-@pytest.fixture
-def trader(transactional_db: None) -> Account:
-    return new_account()
 
 
 def accepts(market: Market, price: str, at_ms: int) -> bool:

@@ -26,6 +26,7 @@ from cryptocraze.embedded import VALKEY_PORTS, free_port
 
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT")
 PROGRAMS: Final = ("web", "prices", "prices-b", "worker", "worker-b", "sweeper", "beat", "beat-b")
+SIGNING: Final = ("prices", "prices-b", "worker", "worker-b", "sweeper")
 TRADERS: Final = 20
 NO_LIMIT: Final = "1000000/s"
 MAKE_TRADERS: Final = f"""
@@ -112,11 +113,16 @@ class System:
         return self.heads(*names) + self.children(*names)
 
     def is_whole(self, *, without: Collection[str] = ()) -> bool:
-        """Whether every program runs and has said so itself. Raises redis.RedisError."""
+        """Whether every program that gives a sign of life has given it, and the web process answers.
+
+        Raises redis.RedisError, OSError.
+        """
         names = [str(name) for name in self.redis.zrange("heartbeats", 0, -1)]  # type: ignore[union-attr]
         signs = self.redis.mget([f"heartbeat:{name}" for name in names]) if names else []
         alive = {json.loads(sign)["pid"] for sign in signs if sign}  # type: ignore[union-attr]
-        return all(alive.intersection(self.heads(name)) for name in PROGRAMS if name not in without)
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/livez", timeout=5):  # noqa: S310 our own
+            pass
+        return all(alive.intersection(self.heads(name)) for name in SIGNING if name not in without)
 
     # --- its doors -------------------------------------------------------------------------------------------
 

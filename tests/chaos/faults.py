@@ -11,9 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import psycopg
 import redis
 
 from chaos.system import System
+
+WAITING: Final = """
+SELECT application_name FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND application_name LIKE 'cryptocraze-worker%'
+"""
+"""The workers that wait for a lock, in the middle of a settlement."""
 
 Mend = Callable[[], None]
 
@@ -71,10 +78,23 @@ def _kill_one_of(*names: str) -> Break:
     return do
 
 
+def _busy_worker(system: System, rng: random.Random) -> str:
+    """The worker that waits in the middle of a settlement, or any."""
+    with contextlib.suppress(psycopg.OperationalError):
+        if rows := system.sql(WAITING):
+            return str(rows[0][0]).removeprefix("cryptocraze-")
+    return rng.choice(("worker", "worker-b"))
+
+
 def kill_worker_child(system: System, rng: random.Random) -> None:
     """One process of a pool."""
-    pool = system.children("worker", "worker-b")
+    pool = system.children(_busy_worker(system, rng))
     send([rng.choice(pool)] if pool else [])
+
+
+def kill_worker(system: System, rng: random.Random) -> None:
+    """One of the two, without its pool."""
+    send(system.heads(_busy_worker(system, rng)))
 
 
 def kill_every_worker(system: System, _rng: random.Random) -> None:
@@ -98,7 +118,7 @@ def stop_worker(seconds: float) -> Break:
     """SIGSTOP of a worker and its pool: to everyone else it looks alive, and does nothing."""
 
     def do(system: System, rng: random.Random) -> Undo:
-        pids = system.pids(rng.choice(("worker", "worker-b")))
+        pids = system.pids(_busy_worker(system, rng))
         send(pids, signal.SIGSTOP)
         return Undo(seconds, lambda: _go_on(pids))
 
@@ -222,7 +242,7 @@ FAULTS: Final = {
     fault.name: fault
     for fault in (
         Fault("worker child killed", kill_worker_child, 26, "kill", amid=True),
-        Fault("worker killed", _kill_one_of("worker", "worker-b"), 20, "kill", amid=True),
+        Fault("worker killed", kill_worker, 20, "kill", amid=True),
         Fault("every worker killed", kill_every_worker, 8, "kill", amid=True),
         Fault("prices killed", kill_driving_prices, 20, "kill"),
         Fault("sweeper killed", _kill_one_of("sweeper"), 8, "kill"),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import psycopg
 import redis
 
-from chaos.faults import Fault, Undo
+from chaos.faults import WAITING, Fault, Undo
 from chaos.feed import Feed
 from chaos.oracle import Findings, Oracle
 from chaos.system import SYMBOLS, System, running_system, wait
@@ -23,10 +23,6 @@ AWAY = (psycopg.OperationalError, redis.RedisError, OSError)
 RECOVERED_S = 180.0
 TRY_S = 90.0
 STEP = Decimal("0.0001")
-WAITING = """
-SELECT application_name FROM pg_stat_activity
-WHERE wait_event_type = 'Lock' AND application_name LIKE 'cryptocraze-worker%'
-"""
 
 
 class Loss(Exception):

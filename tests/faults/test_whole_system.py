@@ -16,9 +16,9 @@ from typing import NamedTuple
 import psycopg
 import pytest
 from chaos import faults
-from chaos.faults import FAULTS, Fault
+from chaos.faults import FAULTS, WAITING, Fault
 from chaos.system import SYMBOLS, System, wait
-from chaos.world import WAITING, World
+from chaos.world import World
 from servers import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]

@@ -232,9 +232,9 @@ def resend(*, clock: Clock = WALL_CLOCK, but: Iterable[int] = ()) -> int:
     client = connect()
     now_ms = clock.now_ms()
     waiting = client.zrangebyscore(keys.fired_at(), "-inf", now_ms - RESEND_AFTER_MS, start=0, num=FOUND_LIMIT)
-    # Nothing is put off for longer than this: such a time was written before the clock was set back.
-    waiting += client.zrangebyscore(keys.fired_at(), now_ms + 2 * LONGEST_WAIT_MS, "+inf", start=0, num=FOUND_LIMIT)
-    ids = sorted({int(str(deal_id)) for deal_id in waiting} - set(but))
+    # Nothing is put off for so long: such a time was written before the clock was set back.
+    ahead = client.zrangebyscore(keys.fired_at(), now_ms + 2 * LONGEST_WAIT_MS, "+inf", start=0, num=FOUND_LIMIT)
+    ids = sorted({int(str(deal_id)) for deal_id in (*waiting, *ahead)} - set(but))
     if not ids:
         return 0
     least_age_ms = LONGEST_WAIT_MS if queues.depth("closures") else 0

@@ -99,7 +99,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--kills", type=int, default=1000, help="of processes, besides those that are measured")
     parser.add_argument("--restarts", type=int, default=100, help="of servers, besides those that are measured")
-    parser.add_argument("--every", type=float, default=3.0, help="seconds between two faults, on average")
+    parser.add_argument("--every", type=float, default=2.8, help="seconds between two faults, on average")
     parser.add_argument("--minutes", type=float, default=75, help="begin no further round after so long")
     parser.add_argument("--out", default="docs/faults.md", help="the page that gets the table; empty: none")
     return parser.parse_args()

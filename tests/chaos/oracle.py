@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -28,6 +29,13 @@ HISTORY = {
 }
 
 
+class _Watch(NamedTuple):
+    deal_id: int
+    from_ms: int
+    take_profit: Decimal | None
+    stop_loss: Decimal | None
+
+
 class DealRow(NamedTuple):
     """A deal as PostgreSQL has it."""
 
@@ -47,6 +55,16 @@ class DealRow(NamedTuple):
     detector: str | None
     profit: Decimal | None
     commission: Decimal | None
+
+    @property
+    def watched_from_ms(self) -> int:
+        """The time of the price from which on it is watched: of its opening, or its last amendment."""
+        return round(self.watched_from_at.timestamp() * 1000)
+
+    @property
+    def watch(self) -> _Watch:
+        """What is watched: an amended deal is compared anew."""
+        return _Watch(self.id, self.watched_from_ms, self.take_profit, self.stop_loss)
 
     def reason_at(self, price: Decimal) -> str | None:
         """Why the deal closes at this price, or None; the Stop Loss wins."""
@@ -92,10 +110,10 @@ class Oracle:
     def __init__(self, system: System, feed: Feed) -> None:
         self._system = system
         self._feed = feed
-        self._looked: dict[int, int] = {}
-        self._crossed: dict[int, int] = {}
+        self._looked: dict[_Watch, int] = {}
+        self._crossed: dict[_Watch, int] = {}
 
-    def look(self, opened: dict[str, int]) -> Findings:
+    def look(self, opened: dict[str, int], closed: Collection[int] = ()) -> Findings:
         """Compare everything with what must be. Raises psycopg.OperationalError, redis.RedisError."""
         findings = Findings()
         taken = dict(self._feed.taken)  # before the rows are read: what is taken later may not be settled in them
@@ -108,6 +126,10 @@ class Oracle:
             for name, deal_id in opened.items()
             if deal_id not in known
         ]
+        still_open = {row.id for row in rows if row.status == "open"}
+        findings.other += [
+            f"deal {deal_id} was closed by hand and is open" for deal_id in still_open.intersection(closed)
+        ]
         self._look_around(rows, findings)
         findings.deals = len(rows)
         findings.closed = sum(row.status == "closed" for row in rows)
@@ -118,11 +140,11 @@ class Oracle:
         """Everything that is known of a deal, for a person."""
         lines = [f"{kind}: {row[0]}" for kind, query in HISTORY.items() for row in self._system.sql(query, deal_id)]
         lines.append(f"fired in Redis: {self._system.redis.hget('fired', str(deal_id))}")
-        symbol, since = self._system.sql("SELECT symbol, watched_from_at FROM deals WHERE id = %s", deal_id)[0]
-        lines.append(f"in the book: {self._system.redis.hget(f'book:{symbol}:versions', str(deal_id))}")
-        first = self._feed.after(symbol, round(since.timestamp() * 1000))
-        crossing = self._crossed.get(deal_id, first)
-        sent, taken = self._feed.sent[symbol], self._feed.taken[symbol]
+        row = next(DealRow(*row) for row in self._system.sql(DEALS) if row[0] == deal_id)
+        lines.append(f"in the book: {self._system.redis.hget(f'book:{row.symbol}:versions', str(deal_id))}")
+        first = self._feed.after(row.symbol, row.watched_from_ms)
+        crossing = self._crossed.get(row.watch, first)
+        sent, taken = self._feed.sent[row.symbol], self._feed.taken[row.symbol]
         lines += [
             f"price {number} {'taken' if number < taken else 'not known to be taken'}: {sent[number]}"
             for number in range(max(first, crossing - 20), min(len(sent), crossing + 20))
@@ -143,28 +165,28 @@ class Oracle:
 
     def _first_crossing(self, row: DealRow) -> int | None:
         """The number of the first price after its opening that reaches a level."""
-        if row.id not in self._crossed:
+        if row.watch not in self._crossed:
             sent = self._feed.sent[row.symbol]
-            since = self._looked.get(row.id)
-            first = (
-                self._feed.after(row.symbol, round(row.watched_from_at.timestamp() * 1000)) if since is None else since
-            )
+            since = self._looked.get(row.watch)
+            first = self._feed.after(row.symbol, row.watched_from_ms) if since is None else since
             last = len(sent)
             for number in range(first, last):
                 if row.reason_at(sent[number].price) is not None:
-                    self._crossed[row.id] = number
+                    self._crossed[row.watch] = number
                     break
-            self._looked[row.id] = last
-        return self._crossed.get(row.id)
+            self._looked[row.watch] = last
+        return self._crossed.get(row.watch)
 
     def _closed_wrong(self, row: DealRow, crossing: int | None) -> str | None:
-        if crossing is None or row.close_price is None:
+        assert row.close_price is not None
+        since = self._feed.after(row.symbol, row.watched_from_ms) - 1 if row.close_reason == "manual" else crossing
+        if since is None:
             return "closed although no price had reached a level"
-        if row.close_reason != row.reason_at(row.close_price):
+        if row.close_reason not in {"manual", row.reason_at(row.close_price)}:
             return f"closed at {row.close_price} for {row.close_reason}"
         levels = {row.take_profit, row.stop_loss}
         at_level = row.detector in {"sweep", "arm"} and row.close_price in levels
-        sent = (published.price for published in self._feed.sent[row.symbol][crossing:])
+        sent = (published.price for published in self._feed.sent[row.symbol][since:])
         if not at_level and row.close_price not in sent:
             return f"closed at {row.close_price}, which no price after its crossing was"
         terms = {"amount": str(row.amount), "multiplier": str(row.multiplier)}

@@ -28,6 +28,7 @@ SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "ADAUSD
 PROGRAMS: Final = ("web", "prices", "prices-b", "worker", "worker-b", "sweeper", "beat", "beat-b")
 SIGNING: Final = ("prices", "prices-b", "worker", "worker-b", "sweeper")
 TRADERS: Final = 20
+ANSWER_S: Final = 10
 NO_LIMIT: Final = "1000000/s"
 MAKE_TRADERS: Final = f"""
 import json
@@ -60,6 +61,7 @@ class System:
             "SYMBOLS": ",".join(SYMBOLS),
             "LOG_LEVEL": "INFO",
             "LOG_JSON": "true",
+            "WORKER_SOFT_SHUTDOWN_S": "1",
             **dict.fromkeys(("THROTTLE_USER", "THROTTLE_ANON", "THROTTLE_WRITE"), NO_LIMIT),
         }
         command = [
@@ -126,15 +128,16 @@ class System:
 
     # --- its doors -------------------------------------------------------------------------------------------
 
-    def post(self, path: str, token: str, body: dict[str, Any], timeout_s: float = 10) -> tuple[int, Any]:
-        """Status and JSON of the answer. Raises OSError when there was none."""
+    def ask(self, method: str, path: str, token: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """Status and JSON of the answer. Raises OSError when there was none, ValueError when it was cut off."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.web_port}{path}",
             data=json.dumps(body).encode(),
+            method=method,
             headers={"Authorization": f"Token {token}", "Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310 the same
+            with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310 the same
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
             with error:

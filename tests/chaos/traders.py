@@ -1,12 +1,12 @@
-"""Traders who open deals over REST, each under a name of its own, and ask again until they have an answer."""
+"""Traders who open, amend and close deals over REST, and ask again until they have an answer."""
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
 from decimal import Decimal
+from http.client import HTTPException
 from typing import Any, Final
 
 from chaos.feed import Feed
@@ -15,15 +15,23 @@ from chaos.system import SYMBOLS, System
 NEAR: Final = (0.001, 0.015)
 FAR: Final = (0.5, 0.9)
 FAR_SHARE: Final = 0.1
+BOTH: Final = ("takeProfit", "stopLoss")
+CLOSED_SHARE: Final = 0.08
+AMENDED_SHARE: Final = 0.15
 AMOUNTS: Final = ("1", "2.5", "0.37")
 GIVE_UP_S: Final = 120.0
 
 
 class Traders:
-    """Threads that open deals; `opened` maps the name of each deal that was answered to its number."""
+    """Threads that open deals, amend some and close some by hand.
 
-    def __init__(self, system: System, feed: Feed, *, seed: int, threads: int = 2, pause_s: float = 0.1) -> None:
+    `opened` maps the name of each deal whose opening was answered to its number, `closed` are those whose closing was.
+    """
+
+    def __init__(self, system: System, feed: Feed, *, seed: int, threads: int = 3, pause_s: float = 0.1) -> None:
         self.opened: dict[str, int] = {}
+        self.closed: list[int] = []
+        self.amended = 0
         self.refused = 0
         self.problems: list[str] = []
         self._system = system
@@ -56,22 +64,40 @@ class Traders:
 
     def open(self, name: str, terms: dict[str, Any], token: str) -> int | None:
         """Ask until there is an answer; the deal's number, or None when it was refused."""
+        answer = self._ask("POST", "/api/deals", token, {**terms, "clientId": name})
+        if answer is None:
+            return None
+        self.opened[name] = int(answer["id"])
+        return self.opened[name]
+
+    def _ask(self, method: str, path: str, token: str, body: dict[str, Any]) -> Any:
+        """The answer; None when it was refused: the price has moved past a level, the deal is closed."""
         deadline = time.monotonic() + GIVE_UP_S
         while True:
             try:
-                status, answer = self._system.post("/api/deals", token, {**terms, "clientId": name})
-            except (OSError, json.JSONDecodeError) as error:  # the web process or its answer is gone
+                status, answer = self._system.ask(method, path, token, body)
+            except (OSError, HTTPException, ValueError) as error:  # the web process or its answer is gone
                 status, answer = 503, str(error)
-            if status in {200, 201}:
-                self.opened[name] = int(answer["id"])
-                return int(answer["id"])
+            if status < 300:
+                return answer
             if status < 500:
-                self.refused += 1  # the price moved past the level
+                self.refused += 1
                 return None
             if time.monotonic() > deadline:
-                self.problems.append(f"opening {name} has no answer for {GIVE_UP_S:.0f} s: {status} {answer}")
+                self.problems.append(f"{method} {path} has no answer for {GIVE_UP_S:.0f} s: {status} {answer}")
                 return None
             time.sleep(0.1)
+
+    def _change(self, deal_id: int, terms: dict[str, Any], token: str, rng: random.Random) -> None:
+        """Some deals get other levels, some are closed by hand."""
+        chance = rng.random()
+        if chance < CLOSED_SHARE:
+            if self._ask("POST", f"/api/deals/{deal_id}/close", token, {}) is not None:
+                self.closed.append(deal_id)
+        elif chance < CLOSED_SHARE + AMENDED_SHARE:
+            levels = {side: self._terms(rng, terms)[side] for side in ("takeProfit", "stopLoss") if side in terms}
+            if self._ask("PATCH", f"/api/deals/{deal_id}", token, levels) is not None:
+                self.amended += 1
 
     def _run(self, number: int, rng: random.Random) -> None:
         count = 0
@@ -82,15 +108,19 @@ class Traders:
                 if not self._working.is_set():
                     continue
                 count += 1
-                terms = self._terms(rng)
-                self.open(f"{number}-{count}", terms, rng.choice(self._system.tokens))
+                terms, token = self._terms(rng), rng.choice(self._system.tokens)
+                deal_id = self.open(f"{number}-{count}", terms, token)
+                if deal_id is not None:
+                    self._change(deal_id, terms, token, rng)
             self._ended.wait(rng.uniform(0, 2 * self._pause_s))
 
-    def _terms(self, rng: random.Random) -> dict[str, Any]:
-        symbol, direction = rng.choice(SYMBOLS), rng.choice(("up", "down"))
+    def _terms(self, rng: random.Random, like: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A request by chance, or levels for a deal that is open."""
+        symbol = like["symbol"] if like else rng.choice(SYMBOLS)
+        direction = like["direction"] if like else rng.choice(("up", "down"))
         shares = FAR if rng.random() < FAR_SHARE else NEAR
         gain, loss = rng.uniform(*shares), rng.uniform(*shares)
-        sides = rng.choice((("takeProfit", "stopLoss"), ("takeProfit",), ("stopLoss",)))
+        sides = BOTH if like else rng.choice((BOTH, BOTH[:1], BOTH[1:]))
         return terms(
             symbol=symbol, direction=direction, amount=rng.choice(AMOUNTS), price=self._feed.price(symbol), gain=gain,
             loss=loss, sides=sides,

@@ -101,7 +101,7 @@ class World:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                findings = self.oracle.look(self.traders.opened)
+                findings = self.oracle.look(self.traders.opened, self.traders.closed)
                 findings.other += self.traders.problems
                 if not findings:
                     return findings

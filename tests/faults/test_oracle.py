@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,8 +13,6 @@ from chaos.system import SYMBOLS
 from chaos.world import World
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
-
-TINY = Decimal("0.00000001")
 
 
 class Example(NamedTuple):
@@ -58,8 +55,8 @@ def sql(query: str) -> Callable[[World, Example], None]:
     ("harm", "mend", "says"),
     [
         (
-            sql(f"UPDATE accounts SET balance = balance + {TINY} WHERE id = (SELECT min(id) FROM accounts)"),
-            sql(f"UPDATE accounts SET balance = balance - {TINY} WHERE id = (SELECT min(id) FROM accounts)"),
+            sql("UPDATE accounts SET balance = balance + 0.00000001 WHERE id = (SELECT min(id) FROM accounts)"),
+            sql("UPDATE accounts SET balance = balance - 0.00000001 WHERE id = (SELECT min(id) FROM accounts)"),
             "ledger: account",
         ),
         (
@@ -68,8 +65,8 @@ def sql(query: str) -> Callable[[World, Example], None]:
             "is pending: not protected",
         ),
         (
-            sql(f"UPDATE deals SET profit = profit + {TINY} WHERE id = {{closed}}"),
-            sql(f"UPDATE deals SET profit = profit - {TINY} WHERE id = {{closed}}"),
+            sql("UPDATE deals SET profit = profit + 0.00000001 WHERE id = {closed}"),
+            sql("UPDATE deals SET profit = profit - 0.00000001 WHERE id = {closed}"),
             "wrong: deal",
         ),
         (
@@ -108,7 +105,7 @@ def test_a_lost_deal_is_seen(world: World, example: Example) -> None:
     not_taken = look(world, sent=and_one_more)
     assert example.open not in not_taken.lost, "a price that nobody took closes nothing"
     lost = look(world, sent=and_one_more, taken=lambda feed: {name: len(sent) for name, sent in feed.sent.items()})
-    assert list(lost.lost) == [example.open]
+    assert example.open in lost.lost
     assert f"lost: deal {example.open}" in str(lost)
     assert any("event: " in line for line in world.oracle.history(example.open))
 

@@ -29,6 +29,9 @@ T = TypeVar("T")
 CONFLICT_RETRIES = 3
 """How often a transaction that lost to a deadlock or a serialization failure runs again before the error is raised."""
 
+LOOK_BACK = 20_000
+"""How many of the newest settlements are looked at for one without a commit time."""
+
 
 class Due(NamedTuple):
     """A deal to be closed, and at what price. For a closure by hand `version` is None: the row counts as it is.
@@ -171,6 +174,13 @@ def _record_commit(settlement_ids: list[int]) -> None:
             cursor.execute(statement("record_commit"), {"ids": settlement_ids})
     except (OperationalError, InterfaceError) as error:
         log.warning("settlement.commit_time_unknown", settlement_ids=settlement_ids, error=str(error))
+
+
+def record_lost_commits() -> int:
+    """Write down when settlements were committed whose process died before it could; returns how many."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement("record_lost_commits"), {"newest": LOOK_BACK})
+        return cursor.rowcount
 
 
 def _lock(ids: list[int]) -> list[_Locked]:

@@ -19,7 +19,7 @@ from deals import services
 from deals.crash_points import crash_point
 from deals.errors import Unavailable
 from deals.queries import watch_rows
-from deals.settlement import Failure, settle
+from deals.settlement import Failure, record_lost_commits, settle
 from workers import announce, book, dead_letters, job_log, reconcile, sweep
 from workers.book import Fired
 from workers.receivers import arm_rows
@@ -117,6 +117,7 @@ def reconcile_task() -> int:
 
 @shared_task(name="workers.housekeeping")
 def housekeeping() -> int:
-    """Resolve the dead letters that nobody resolved, and trim what is kept only for a while."""
+    """Do what someone died over (letters to resolve, commit times), and trim what is kept only for a while."""
     dead_letters.resolve()
+    record_lost_commits()
     return dead_letters.trim() + job_log.trim()

@@ -12,12 +12,13 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from crashing import Crasher
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 from domain import new_account
 from market import BTC, ETH, NOT_IN_BOOK, Market, in_book, lose_from_book
 from servers import PROJECT
 
 from deals import crash_points, services
-from deals.models import Account, Deal, LedgerEntry, Monitoring, Notification
+from deals.models import Account, Deal, LedgerEntry, Monitoring, Notification, Settlement
 from deals.quotes import Quote
 from workers import book, dead_letters, keys, queues, reconcile, sweep, system
 from workers.audit import SYSTEM
@@ -26,7 +27,7 @@ from workers.engine import next_token
 from workers.models import AuditEntry, DeadLetter
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import connect
-from workers.tasks import close_deals
+from workers.tasks import close_deals, housekeeping
 
 pytestmark = pytest.mark.faults
 
@@ -49,8 +50,6 @@ WAITED_MS = 6_000
 @pytest.fixture(scope="module")
 def crasher(django_db_setup: None) -> Iterator[Crasher]:
     """Processes that crash, on the tests' own database."""
-    from django.db import connection
-
     url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{connection.settings_dict['NAME']}")
     crasher = Crasher({**os.environ, "DATABASE_URL": urlunsplit(url)})
     yield crasher
@@ -229,6 +228,27 @@ def test_a_worker_that_dies_while_it_settles_has_closed_all_or_nothing_and_the_n
     assert close_deals(list(reversed(batch))) == 0
     assert sweep.sweep(clock=later(clock)).found == 0
     require_closed_once(deals, "111")
+
+
+def test_the_commit_time_that_a_dying_worker_did_not_write_down_is_found_by_housekeeping(
+    market: Market, trader: Account, crasher: Crasher
+) -> None:
+    market.tick("100")
+    market.open(trader, take_profit="110")
+    market.tick("111")
+    crasher.dies("settle.after_commit", "settle", message())
+    settlement = Settlement.objects.get()
+    assert settlement.committed_at is None
+    housekeeping()
+    settlement.refresh_from_db()
+    assert settlement.committed_at is None, "its own process may still be about to"
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE settlements SET started_at = started_at - interval '1 hour' RETURNING clock_timestamp()")
+        before = cursor.fetchone()[0]
+    housekeeping()
+    settlement.refresh_from_db()
+    assert settlement.committed_at is not None
+    assert abs((settlement.committed_at - before).total_seconds()) < 5
 
 
 # --- the sweep and the rebuilding -----------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def record_lost_commits() -> int:
     """Write down when settlements were committed whose process died before it could; returns how many."""
     with connection.cursor() as cursor:
         cursor.execute(statement("record_lost_commits"), {"newest": LOOK_BACK})
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def _lock(ids: list[int]) -> list[_Locked]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from domain import new_account
 from market import BTC, ETH, NOT_IN_BOOK, Market, in_book, lose_from_book
-from servers import PROJECT
+from servers import PROJECT, Process, wait_until
 
 from deals import crash_points, services
 from deals.models import Account, Deal, LedgerEntry, Monitoring, Notification, Settlement
@@ -23,6 +23,7 @@ from deals.quotes import Quote
 from workers import book, dead_letters, keys, queues, reconcile, sweep, system
 from workers.audit import SYSTEM
 from workers.clock import TapeClock, to_datetime
+from workers.dispatch import send_closures
 from workers.engine import next_token
 from workers.models import AuditEntry, DeadLetter
 from workers.prices import RedisQuoteBoard
@@ -227,6 +228,27 @@ def test_a_worker_that_dies_while_it_settles_has_closed_all_or_nothing_and_the_n
     assert close_deals(batch) == (0 if committed else 6), "the message is delivered again"
     assert close_deals(list(reversed(batch))) == 0
     assert sweep.sweep(clock=later(clock)).found == 0
+    require_closed_once(deals, "111")
+
+
+def test_a_worker_whose_children_die_in_every_attempt_keeps_the_deals_for_a_healthy_one(
+    market: Market, trader: Account, clock: TapeClock, celery_worker: Callable[..., Process]
+) -> None:
+    market.tick("100")
+    deals = [market.open(trader, take_profit="110") for _ in range(3)]
+    worker = celery_worker(queues="closures", env={"CRASH_AT": "settle.before_commit"})
+    send_closures(market.tick("111"))
+    worker.wait_for("signal 9", timeout_s=60)
+    worker.stop(timeout_s=1)
+    assert Deal.objects.filter(status="closed").count() == 0
+    assert len(book.all_fired()) == 3
+    celery_worker(queues="closures")
+
+    def closed() -> bool:
+        sweep.sweep(clock=later(clock))
+        return not Deal.objects.filter(status="open").exists() and not book.all_fired()
+
+    wait_until(closed, 30, "the healthy one closes them")
     require_closed_once(deals, "111")
 
 

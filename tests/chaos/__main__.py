@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ SPREAD: Final = (0.5, 1.5)
 
 def main() -> int:
     """Run; 0 when nothing was lost, duplicated or wrong."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(LOST))  # in order: the system is stopped
     options = _options()
     seed = options.seed if options.seed is not None else random.randrange(10**6)
     _say(f"seed {seed}: {options.kills} kills and {options.restarts} restarts, one every {options.every} s")

@@ -22,7 +22,7 @@ import redis
 from servers import PROJECT, Process
 
 from chaos import family
-from cryptocraze.embedded import VALKEY_PORTS, free_port
+from cryptocraze.embedded import VALKEY_PORTS, free_port, with_parent
 
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT")
 PROGRAMS: Final = ("web", "prices", "prices-b", "worker", "worker-b", "sweeper", "beat", "beat-b")
@@ -72,7 +72,8 @@ class System:
             "--procfile",
             str(PROJECT / "tests/chaos/Procfile"),
         ]
-        self.launcher = Process(command, folder / "system.log", self._env)
+        # It stops everything and ends when this process is killed.
+        self.launcher = Process(with_parent("SIGTERM", command), folder / "system.log", self._env)
         self.tokens: list[str] = []
 
     def wait_until_up(self) -> None:

@@ -18,6 +18,9 @@ from chaos.world import Loss, World, running_world
 
 DONE, LOST = 0, 1
 SAMPLES: Final = 4
+LIVES: Final = """
+SELECT (extract(epoch FROM opened_at) * 1000)::bigint, (extract(epoch FROM closed_at) * 1000)::bigint FROM deals
+"""
 SPREAD: Final = (0.5, 1.5)
 
 
@@ -72,10 +75,8 @@ def _rounds(world: World, options: argparse.Namespace, began: float) -> Findings
 
 
 def _report(world: World, findings: Findings, seed: int, took_s: float, out: str) -> None:
-    closed = world.system.sql(
-        "SELECT (extract(epoch FROM closed_at) * 1000)::bigint FROM deals WHERE status = 'closed'"
-    )
-    text = table.markdown(table.rows(world.events, [row[0] for row in closed]))
+    deals = [table.Life(*row) for row in world.system.sql(LIVES)]
+    text = table.markdown(table.rows(world.events, deals))
     about = table.description(
         world.system, seed=seed, took_s=took_s, deals=findings.deals, detectors=findings.detectors
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import platform
 import statistics
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from chaos.faults import FAULTS
 from chaos.system import System
@@ -18,22 +18,36 @@ from chaos.world import Event
 
 BEGIN: Final = "<!-- the last run: written by make chaos -->"
 END: Final = "<!-- the end of the last run -->"
-HEAD: Final = ("fault", "times", "deals closed", "lost", "duplicated", "recovery p50", "max", "measured")
+HEAD: Final = ("fault", "times", "deals", "lost", "duplicated", "recovery p50", "max", "measured")
 LIBRARIES: Final = ("celery", "kombu", "redis", "django", "psycopg")
 
 
-def rows(events: Sequence[Event], closed_ms: Sequence[int]) -> list[list[str]]:
-    """A row for each kind of fault. A closure counts for the fault before it. Only for a run that has found nothing."""
-    times = Counter(event.fault.name for event in events)
-    starts = [event.at_ms for event in events]
-    closed = Counter(events[place - 1].fault.name for at_ms in closed_ms if (place := bisect_right(starts, at_ms)) > 0)
+class Life(NamedTuple):
+    """When a deal was opened and closed, ms since 1970; None while it is open."""
+
+    opened_ms: int
+    closed_ms: int | None
+
+
+def rows(events: Sequence[Event], deals: Sequence[Life]) -> list[list[str]]:
+    """A row for each kind of fault, for a run that has found nothing. `deals` are those that were open when it struck."""
     table = []
-    for name in (name for name in FAULTS if times[name]):
-        measured = [event.recovery_s for event in events if event.fault.name == name and event.recovery_s is not None]
-        p50, most = (f"{figure(measured):.1f} s" if measured else "–" for figure in (statistics.median, max))
-        table.append([name, f"{times[name]:,}", f"{closed[name]:,}", "0", "0", p50, most, str(len(measured))])
-    total = ["all", f"{len(events):,}", f"{sum(closed.values()):,}", "0", "0", "", "", ""]
-    return [*table, total]
+    for name in FAULTS:
+        struck = [event for event in events if event.fault.name == name]
+        if struck:
+            at_ms = [event.at_ms for event in struck]
+            measured = [event.recovery_s for event in struck if event.recovery_s is not None]
+            p50, most = (f"{figure(measured):.1f} s" if measured else "–" for figure in (statistics.median, max))
+            lived_through = sum(_hit(deal, at_ms) for deal in deals)
+            table.append([name, f"{len(struck):,}", f"{lived_through:,}", "0", "0", p50, most, str(len(measured))])
+    lived_through = sum(_hit(deal, [event.at_ms for event in events]) for deal in deals)
+    return [*table, ["all", f"{len(events):,}", f"{lived_through:,}", "0", "0", "", "", ""]]
+
+
+def _hit(deal: Life, at_ms: list[int]) -> bool:
+    """Whether one of these moments, in order, lies in the deal's life."""
+    after = bisect_left(at_ms, deal.opened_ms)
+    return after < len(at_ms) and (deal.closed_ms is None or at_ms[after] <= deal.closed_ms)
 
 
 def markdown(table: list[list[str]]) -> str:

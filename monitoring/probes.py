@@ -133,6 +133,13 @@ def ask_all() -> Facts:
     )
 
 
+def ask_redis_meanwhile(question: Callable[[redis.Redis], T]) -> Callable[[], T | None]:
+    """Begin to ask Redis something of one's own; call what is returned for the answer, None if it did not come."""
+    deadline = time.monotonic() + PROBE_LIMIT_S
+    future = _start("redis", lambda: question(_redis_client(settings.REDIS_URL)))
+    return lambda: _answer("redis", future, deadline)
+
+
 @cache
 def _threads(name: str) -> ThreadPoolExecutor:
     """A few threads for each of the asked, so that one that hangs holds up no other."""

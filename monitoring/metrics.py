@@ -130,7 +130,7 @@ def _processes(scrape: Scrape) -> Iterator[Metric]:
     waiting = _gauge("prices_waiting_ticks", "Good ticks that wait in prices processes until Redis takes them.")
     redis = scrape.facts.redis
     if redis is not None:
-        for role in ROLES:
+        for role in sorted({*ROLES, *(beat.role for beat in redis.beats)}):
             signs = [beat for beat in redis.beats if beat.role == role]
             living.add_metric([role], len(signs))
             if signs:

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.cache.backends.locmem import LocMemCache
 from django.http import HttpResponse
 from django.utils.crypto import constant_time_compare
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.authentication import SessionAuthentication, TokenAuthentication
@@ -35,6 +36,19 @@ class ScraperAuthentication(TokenAuthentication):
         if settings.METRICS_TOKEN and constant_time_compare(key, settings.METRICS_TOKEN):
             return Scraper(), key
         return super().authenticate_credentials(key)
+
+
+class ScraperScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """How OpenAPI describes it."""
+
+    target_class = ScraperAuthentication
+    name = "scraperToken"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        """A header, as REST framework's own tokens."""
+        del auto_schema
+        text = "`Token …` with METRICS_TOKEN, or with the token of someone on the staff."
+        return {"type": "apiKey", "in": "header", "name": "Authorization", "description": text}
 
 
 class ScrapeThrottle(UserRateThrottle):

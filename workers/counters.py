@@ -12,8 +12,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
-from itertools import pairwise
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -43,6 +42,7 @@ BOUNDS_MS: Final = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_0
 INFINITE: Final = "inf"
 SUM_US: Final = "sum"
 
+MICROSECOND: Final = timedelta(microseconds=1)
 PAUSE_S: Final = 5.0
 """How long a Redis that failed is left alone, so that not every settlement waits for its time-out."""
 
@@ -50,6 +50,10 @@ PAUSE_S: Final = 5.0
 def field(*parts: object) -> str:
     """A field of the hash: a name and its labels."""
     return "|".join(str(part) for part in parts)
+
+
+FIELDS: Final = {stage: [field(stage, name) for name in (*BOUNDS_MS, INFINITE, SUM_US)] for stage in STAGES}
+"""The fields of each way: one a bucket, then the sum."""
 
 
 class _Waiting:
@@ -124,26 +128,25 @@ def connect_signals() -> None:
 
 def count_settled(report: Report, **_signal: Any) -> None:
     """Receives `settled`: one round trip a settlement, whoever ran it. Closures by hand have no latencies."""
-    counts: Counter[str] = Counter({SETTLEMENTS: 1})
-    for closure in report.closed:
-        counts[field(CLOSURES, closure.reason, closure.detector)] += 1
-    moments = Counter(
-        (closure.received_at, closure.fired_at) for closure in report.closed if closure.detector != Detector.MANUAL
-    )
-    for (received_at, fired_at), deals in moments.items():  # the deals of a tick share them
-        instants = (received_at, fired_at, report.started_at, report.committed_at)
-        ways = (*pairwise(instants), (received_at, report.committed_at))
-        for stage, way in zip(STAGES, ways, strict=True):
-            _observe(counts, stage, way, deals)
+    counts = Counter({SETTLEMENTS: 1})
+    for (reason, detector), deals in Counter((item.reason, item.detector) for item in report.closed).items():
+        counts[field(CLOSURES, reason, detector)] = deals
+    watched = [item for item in report.closed if item.detector != Detector.MANUAL]
+    started, committed = report.started_at, report.committed_at
+    for (received, fired), deals in Counter((item.received_at, item.fired_at) for item in watched).items():
+        _observe(counts, "tick_to_fired", received, fired, deals)
+        _observe(counts, "fired_to_started", fired, started, deals)
+        _observe(counts, "tick_to_committed", received, committed, deals)
+    if watched:
+        _observe(counts, "started_to_committed", started, committed, len(watched))
     count(counts)
 
 
-def _observe(counts: Counter[str], stage: str, way: tuple[datetime | None, datetime | None], deals: int) -> None:
+def _observe(counts: Counter[str], stage: str, start: datetime | None, end: datetime | None, deals: int) -> None:
     """Put a way's duration into its bucket. Clocks of two machines may differ: nothing takes less than no time."""
-    start, end = way
     if start is None or end is None:
         return
-    ms = max(0.0, (end - start).total_seconds() * 1000)
-    place = bisect_left(BOUNDS_MS, ms)
-    counts[field(stage, BOUNDS_MS[place] if place < len(BOUNDS_MS) else INFINITE)] += deals
-    counts[field(stage, SUM_US)] += round(ms * 1000) * deals
+    us = max(0, (end - start) // MICROSECOND)
+    bucket, total = FIELDS[stage][bisect_left(BOUNDS_MS, us / 1000)], FIELDS[stage][-1]
+    counts[bucket] += deals
+    counts[total] += us * deals

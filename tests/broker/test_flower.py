@@ -20,7 +20,7 @@ from servers import PROJECT, Process, wait_until
 
 from cryptocraze.embedded import free_port
 from deals.models import Deal
-from workers import queues
+from workers import counters, queues
 from workers.dispatch import send_closures
 from workers.redis_client import connect
 from workers.tasks import close_deals
@@ -89,6 +89,8 @@ def test_flower_asks_for_a_login_and_shows_tasks_by_deal_ids_and_counts_them(
     assert [item.deal_id for item in fired] == deals
     send_closures(fired)
     wait_until(lambda: Deal.objects.filter(status="closed").count() == 12, 30)
+
+    wait_until(lambda: counters.read(connect()).get("closures|take_profit|tick") == 12, 30, "the worker counts, too")
 
     def shown() -> list[dict[str, Any]]:
         tasks: dict[str, Any] = json.loads(flower.ask("/api/tasks?taskname=workers.close_deals")[1])

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from celery import current_app
+from kombu.exceptions import OperationalError
 
 from deals.crash_points import crash_point
+from workers import counters
 from workers.book import Fired
 
 BATCH: Final = 500
@@ -18,8 +20,13 @@ def send_closures(fired: Sequence[Fired]) -> None:
     for batch in batches(fired):
         message = [[item.deal_id, item.entry] for item in batch]
         crash_point("hand_over.before_message")
-        current_app.send_task("workers.close_deals", args=(message,), argsrepr=describe(batch), retry=False)
+        try:
+            current_app.send_task("workers.close_deals", args=(message,), argsrepr=describe(batch), retry=False)
+        except OperationalError:
+            counters.note(counters.PUBLISH_ERRORS, "queue")
+            raise
         crash_point("hand_over.after_message")
+    counters.write_waiting()
 
 
 def batches(fired: Sequence[Fired]) -> Iterator[Sequence[Fired]]:

@@ -30,7 +30,7 @@ class Life(NamedTuple):
 
 
 def rows(events: Sequence[Event], deals: Sequence[Life]) -> list[list[str]]:
-    """A row for each kind of fault, for a run that has found nothing. `deals` are those that were open when it struck."""
+    """A row for each kind of fault, for a run that found nothing; of the deals those that were open when it struck."""
     table = []
     for name in FAULTS:
         struck = [event for event in events if event.fault.name == name]

@@ -21,6 +21,7 @@ from chaos.system import SYMBOLS, System
 STEP_S: Final = 0.05
 REPEAT_S: Final = 0.5
 AGAIN_S: Final = 0.15
+SMALLEST: Final = Decimal("0.0001")
 START: Final = Decimal(100)
 VOLATILITY: Final = 0.0006
 PULL: Final = 0.002
@@ -63,7 +64,7 @@ class Feed:
     def go(self, prices: Mapping[str, Decimal], timeout_s: float = 120) -> None:
         """Jump to these prices in the next step, and wait until they are taken."""
         with self._moved:
-            self._targets.update(prices)
+            self._targets.update({symbol: price.quantize(SMALLEST) for symbol, price in prices.items()})
             wanted = self.steps + 2  # the step under way knows nothing of them
             assert self._moved.wait_for(lambda: self.steps >= wanted, timeout_s), "the system takes no prices"
 

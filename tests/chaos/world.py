@@ -22,7 +22,6 @@ from chaos.traders import Traders, terms
 AWAY = (psycopg.OperationalError, redis.RedisError, OSError)
 RECOVERED_S = 180.0
 TRY_S = 90.0
-STEP = Decimal("0.0001")
 
 
 class Loss(Exception):
@@ -128,7 +127,7 @@ class World:
         self.check()
         wait(lambda: self.system.is_whole(without=self.stopped), RECOVERED_S, "every program says that it lives")
         ids = self.open_probes()
-        targets = {symbol: (self.feed.price(symbol) * 102 / 100).quantize(STEP) for symbol in SYMBOLS}
+        targets = {symbol: self.feed.price(symbol) * 102 / 100 for symbol in SYMBOLS}
         with self._in_the_middle(ids, targets) if fault.amid else contextlib.nullcontext():
             began = time.monotonic()
             undo = self.break_now(fault)

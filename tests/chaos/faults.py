@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -102,16 +103,32 @@ def kill_every_worker(system: System, _rng: random.Random) -> None:
     send(system.heads("worker", "worker-b"))
 
 
-def kill_driving_prices(system: System, rng: random.Random) -> None:
+def _driving_prices(system: System, rng: random.Random) -> list[int]:
     """The prices process that holds the leases; another one when that cannot be told."""
     pids = {name: system.heads(name) for name in ("prices", "prices-b")}
     with contextlib.suppress(redis.RedisError):
         owner = system.redis.get("lease:BTCUSDT")
-        sign = system.redis.get(f"heartbeat:prices:{owner}") or ""
+        sign = json.loads(str(system.redis.get(f"heartbeat:prices:{owner}") or "{}"))
         for found in pids.values():
-            if found and f'"pid": {found[0]},' in str(sign):
-                return send(found)
-    return send(pids[rng.choice(sorted(pids))])
+            if sign.get("pid") in found:
+                return found
+    return pids[rng.choice(sorted(pids))]
+
+
+def kill_driving_prices(system: System, rng: random.Random) -> None:
+    """The one that holds the leases."""
+    send(_driving_prices(system, rng))
+
+
+def stop_driving_prices(seconds: float) -> Break:
+    """SIGSTOP: the other one takes over, and this one wakes up with leases that are not its own any more."""
+
+    def do(system: System, rng: random.Random) -> Undo:
+        pids = _driving_prices(system, rng)
+        send(pids, signal.SIGSTOP)
+        return Undo(seconds, lambda: _go_on(pids))
+
+    return do
 
 
 def stop_worker(seconds: float) -> Break:
@@ -250,6 +267,7 @@ FAULTS: Final = {
         Fault("web killed", _kill_one_of("web"), 10, "kill"),
         Fault("worker stopped for 6 s", stop_worker(6), 3, "break", amid=True),
         Fault("worker stopped for 75 s", stop_worker(75), 1, "break", amid=True),
+        Fault("prices stopped for 8 s", stop_driving_prices(8), 3, "break"),
         Fault("connections cut", cut_connections, 5, "break", amid=True),
         Fault("Redis at its memory limit for 3 s", fill_redis(3), 2, "break", from_mending=True),
         Fault("PostgreSQL's disk full for 4 s", fill_disk(4), 2, "break", from_mending=True),

@@ -10,8 +10,7 @@ from chaos.faults import FAULTS, Fault
 ROUND: Final = 50
 BREAKS_SHARE: Final = 40
 BEFORE, AFTER = 12, 4
-PRICES: Final = "prices killed"
-INSTEAD: Final = "worker killed"
+INSTEAD: Final = {"prices killed": "worker killed", "prices stopped for 8 s": "worker stopped for 6 s"}
 
 
 def rounds(*, kills: int, restarts: int, rng: random.Random) -> list[list[Fault]]:
@@ -39,12 +38,11 @@ def _drawn(group: str, count: int, rng: random.Random) -> list[str]:
 
 
 def _keep_one_memory(names: list[str]) -> None:
-    """No kill of the prices process near a Redis that forgets.
+    """No harm to a prices process near a Redis that forgets.
 
     What the prices process and Redis lose at the same moment is the one stated limit of the promise.
     """
     for index, name in enumerate(names):
         if FAULTS[name].forgets:
             for near in range(max(0, index - BEFORE), min(len(names), index + AFTER + 1)):
-                if names[near] == PRICES:
-                    names[near] = INSTEAD
+                names[near] = INSTEAD.get(names[near], names[near])

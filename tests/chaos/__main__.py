@@ -77,9 +77,7 @@ def _rounds(world: World, options: argparse.Namespace, began: float) -> Findings
 def _report(world: World, findings: Findings, seed: int, took_s: float, out: str) -> None:
     deals = [table.Life(*row) for row in world.system.sql(LIVES)]
     text = table.markdown(table.rows(world.events, deals))
-    about = table.description(
-        world.system, seed=seed, took_s=took_s, deals=findings.deals, detectors=findings.detectors
-    )
+    about = table.description(world.system, findings, seed=seed, took_s=took_s)
     _say(f"\n{about}\n\n{text}")
     if out:
         table.write(PROJECT / out, f"{about}\n\n{text}")

@@ -86,6 +86,8 @@ class Findings:
     other: list[str] = field(default_factory=list)
     deals: int = 0
     closed: int = 0
+    at_first: int = 0
+    """Closed at the price of the very first tick that reached a level; the others at a level, or at a later tick."""
     detectors: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -162,6 +164,8 @@ class Oracle:
                 findings.wrong[row.id] = f"is {row.monitoring}: not protected"
         elif problem := self._closed_wrong(row, crossing):
             findings.wrong[row.id] = problem
+        elif crossing is not None and row.close_price == self._feed.sent[row.symbol][crossing].price:
+            findings.at_first += 1
 
     def _first_crossing(self, row: DealRow) -> int | None:
         """The number of the first price after its opening that reaches a level."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import statistics
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from chaos.faults import FAULTS
+from chaos.oracle import Findings
 from chaos.system import System
 from chaos.world import Event
 
@@ -56,18 +56,21 @@ def markdown(table: list[list[str]]) -> str:
     return "\n".join([lines[0], "| --- |" + " ---: |" * (len(HEAD) - 1), *lines[1:]])
 
 
-def description(system: System, *, seed: int, took_s: float, deals: int, detectors: Counter[str]) -> str:
+def description(system: System, findings: Findings, *, seed: int, took_s: float) -> str:
     """Where, when and on what it ran."""
     postgres = str(system.sql("SHOW server_version")[0][0]).split()[0]
     valkey = system.redis.info("server")
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    found = ", ".join(f"{count:,} by {name}" for name, count in sorted(detectors.items()))
+    found = ", ".join(f"{count:,} by {name}" for name, count in sorted(findings.detectors.items()))
     where = (
         f"Run on {datetime.now(UTC):%Y-%m-%d}, seed {seed}, {took_s / 60:.0f} minutes, on {_machine()}; "
         f"Python {platform.python_version()}, PostgreSQL {postgres}, "
         f"Valkey {valkey.get('valkey_version', valkey['redis_version'])}, {libraries}."
     )
-    return f"{where}\n{deals:,} deals were opened over REST; of those that closed, {found}."
+    return (
+        f"{where}\n{findings.deals:,} deals were opened over REST, {findings.closed:,} closed: {found}; "
+        f"{findings.at_first:,} at the price of the very first tick that reached a level."
+    )
 
 
 def write(path: Path, text: str) -> None:

@@ -44,6 +44,7 @@ class Fault(NamedTuple):
     amid         where it is measured it hits a worker in the middle of a settlement
     forgets      Redis loses what only it knew; not beside a kill of the prices process, which remembers the same
     from_mending its recovery counts from when it is mended: until then nobody can close
+    long         it lasts so long that it is measured once only
     """
 
     name: str
@@ -53,6 +54,7 @@ class Fault(NamedTuple):
     amid: bool = False
     forgets: bool = False
     from_mending: bool = False
+    long: bool = False
 
 
 def send(pids: list[int], number: int = signal.SIGKILL) -> None:
@@ -261,18 +263,18 @@ FAULTS: Final = {
         Fault("worker child killed", kill_worker_child, 26, "kill", amid=True),
         Fault("worker killed", kill_worker, 20, "kill", amid=True),
         Fault("every worker killed", kill_every_worker, 8, "kill", amid=True),
-        Fault("prices killed", kill_driving_prices, 20, "kill"),
+        Fault("prices killed", kill_driving_prices, 28, "kill"),
         Fault("sweeper killed", _kill_one_of("sweeper"), 8, "kill"),
         Fault("beat killed", _kill_one_of("beat", "beat-b"), 8, "kill"),
         Fault("web killed", _kill_one_of("web"), 10, "kill"),
         Fault("worker stopped for 6 s", stop_worker(6), 3, "break", amid=True),
-        Fault("worker stopped for 75 s", stop_worker(75), 1, "break", amid=True),
+        Fault("worker stopped for 75 s", stop_worker(75), 1, "break", amid=True, long=True),
         Fault("prices stopped for 8 s", stop_driving_prices(8), 3, "break"),
         Fault("connections cut", cut_connections, 5, "break", amid=True),
         Fault("Redis at its memory limit for 3 s", fill_redis(3), 2, "break", from_mending=True),
         Fault("PostgreSQL's disk full for 4 s", fill_disk(4), 2, "break", from_mending=True),
         Fault("Redis unreachable for 8 s", hang_redis(8), 2, "break", from_mending=True),
-        Fault("Redis unreachable for 30 s", hang_redis(30), 1, "break", from_mending=True),
+        Fault("Redis unreachable for 30 s", hang_redis(30), 1, "break", from_mending=True, long=True),
         Fault("Redis killed, back with its data", restart_redis, 4, "restart"),
         Fault("Redis killed, back with old data", age_redis, 2, "restart", forgets=True),
         Fault("Redis killed, back empty", empty_redis, 3, "restart", forgets=True),

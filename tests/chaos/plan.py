@@ -24,9 +24,10 @@ def rounds(*, kills: int, restarts: int, rng: random.Random) -> list[list[Fault]
 
 
 def samples(number: int, size: int) -> list[Fault]:
-    """The faults whose recovery is measured at the beginning of a round: all kinds in turn."""
-    names = list(FAULTS)
-    return [FAULTS[names[(number * size + offset) % len(names)]] for offset in range(size)]
+    """The faults whose recovery is measured at the beginning of a round: all kinds in turn, the long ones once."""
+    once, often = list(FAULTS), [name for name, fault in FAULTS.items() if not fault.long]
+    turns = range(number * size, (number + 1) * size)
+    return [FAULTS[once[turn] if turn < len(once) else often[turn % len(often)]] for turn in turns]
 
 
 def _drawn(group: str, count: int, rng: random.Random) -> list[str]:

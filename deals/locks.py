@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib.auth import get_user_model
 from django.db import connection
 
 from deals.errors import NotFound, Unavailable
@@ -30,9 +31,13 @@ def hold_stop_lock(allowed: frozenset[SystemState.State]) -> None:
 
 
 def lock_account(user_id: int) -> Account:
-    """Lock and return a user's account. Raises NotFound."""
+    """Lock and return the account of an active user. Raises NotFound.
+
+    Whether he is active is read after the lock: erasing a user locks the account too, and who waited for that opens
+    nothing any more.
+    """
     account = Account.objects.select_for_update(no_key=True).filter(user_id=user_id).first()
-    if account is None:
+    if account is None or not get_user_model().objects.filter(pk=user_id, is_active=True).exists():
         raise NotFound("You have no account.")
     return account
 

@@ -147,7 +147,7 @@ if CELERY_BROKER_URL.startswith(("redis:", "rediss:", "unix:", "sentinel:")):
         "socket_connect_timeout": 3,
         "socket_keepalive": True,
         "health_check_interval": 5,
-    }
+    } | env.broker_sentinel_options(REDIS_URL)
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 5

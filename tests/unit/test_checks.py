@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from django.core.checks import CheckMessage, run_checks
+from servers import PROJECT
 
 from cryptocraze import checks, deploy_checks, env
 from cryptocraze.celery import app
@@ -189,3 +193,17 @@ def test_a_pool_outside_the_web_process_is_named(settings: Any, monkeypatch: pyt
     options = settings.DATABASES["default"]["OPTIONS"] | {"pool": {"max_size": 20}}
     monkeypatch.setitem(settings.DATABASES["default"], "OPTIONS", options)
     assert _ours(list(deploy_checks.check_processes())) == ["cryptocraze.W015"]
+
+
+def test_the_variables_of_the_deployment_page_satisfy_every_check() -> None:
+    """A process of its own: the settings are made from the environment."""
+    variables = {
+        "DATABASE_URL": DATABASE, "REDIS_URL": REDIS, "SECRET_KEY": KEY, "ALLOWED_HOSTS": "tpsl.example.com,127.0.0.1",
+        "HTTPS_ONLY": "true", "NUM_PROXIES": "1", "FLOWER_BASIC_AUTH": "operator:a-long-random-password",
+    }  # fmt: skip
+    command = [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"]
+    done = subprocess.run(
+        command, env=os.environ | variables, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("System check identified no issues")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from django.contrib.auth import get_user_model
 from django.db import connection
 
 from deals.errors import NotFound, Unavailable
@@ -31,13 +30,12 @@ def hold_stop_lock(allowed: frozenset[SystemState.State]) -> None:
 
 
 def lock_account(user_id: int) -> Account:
-    """Lock and return the account of an active user. Raises NotFound.
+    """Lock and return a user's account. Raises NotFound, also when the user was erased.
 
-    Whether he is active is read after the lock: erasing a user locks the account too, and who waited for that opens
-    nothing any more.
+    Erasing locks the account too: who waited for it sees here that it came first.
     """
     account = Account.objects.select_for_update(no_key=True).filter(user_id=user_id).first()
-    if account is None or not get_user_model().objects.filter(pk=user_id, is_active=True).exists():
+    if account is None or account.erased_at is not None:
         raise NotFound("You have no account.")
     return account
 

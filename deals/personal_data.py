@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from django.db.models import Q
+from django.utils import timezone
 
 from deals.errors import Conflict
 from deals.models import Account, Deal, Status
 
 
 def erase(user_id: int) -> int:
-    """Forget the `client_id` of the user's deals; returns of how many. Belongs into the caller's transaction.
+    """Forget the `client_id` of the user's deals and shut the account; returns of how many deals.
 
-    Locks the deals concerned by id, then the account, so that he opens none meanwhile. Raises Conflict `open_deals`.
+    Belongs into the caller's transaction. Locks the deals concerned by id, then the account: whoever waits for it to
+    open a deal is refused afterwards. Raises Conflict `open_deals`.
     """
     deals = Deal.objects.filter(account__user_id=user_id).order_by("pk")
     named = deals.filter(Q(client_id__isnull=False) | Q(status=Status.OPEN))
@@ -20,4 +22,5 @@ def erase(user_id: int) -> int:
     still_open = deals.filter(status=Status.OPEN).count()
     if still_open:
         raise Conflict("open_deals", f"User {user_id} has {still_open} open deals.")
+    Account.objects.filter(user_id=user_id, erased_at=None).update(erased_at=timezone.now())
     return deals.filter(client_id__isnull=False).order_by().update(client_id=None)

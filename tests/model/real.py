@@ -60,7 +60,7 @@ class LaterClock:
 
 
 class Real:
-    """One system with two traders on its own Valkey. `settings` are Django's, put back by the test."""
+    """One system with two traders on its own Valkey. `settings` are Django's; the test puts them back."""
 
     def __init__(self, valkey: Valkey, settings: Any) -> None:
         self._valkey = valkey

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
+from django.conf import settings as django_settings
 from expected import MAX_MONITORING_MS, Entry, Expected, ExpectedDeal, Levels, Refused
 from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
@@ -33,7 +34,7 @@ from workers import keys, queues, reconcile
 from workers.redis_client import connect
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-EXAMPLES, STEPS = (200, 80) if LONG else (14, 40)
+EXAMPLES, STEPS = (150, 60) if LONG else (14, 40)
 LATER_S = 240
 """Long enough for what waits in `fired` to be due again, whenever it was sent last."""
 
@@ -341,8 +342,10 @@ def start(transactional_db: None, the_system_runs: None, valkey: Valkey, setting
     """Starts a system on the test's own Valkey; PostgreSQL and the queue stay where they were."""
     settings.REDIS_URL = valkey.url
     settings.SYMBOLS = SYMBOLS
+    settings.STATIC_ONLY = False
     connect.cache_clear()
-    yield lambda: Real(valkey, settings)
+    # Django's own settings: pytest-django's `settings` would put one layer over another with every change.
+    yield lambda: Real(valkey, django_settings)
     connect().close()
     connect.cache_clear()
 

@@ -147,6 +147,24 @@ def test_either_the_amended_level_or_the_old_one_closes_a_deal_that_fires_meanwh
             assert deal.close_price == (D(111) if level == "108" else None)  # 111 lies beyond 108, not beyond 120
 
 
+def test_what_fired_at_a_level_that_is_amended_meanwhile_closes_at_it_or_not_at_all() -> None:
+    """The price has come back before the amendment: 111 lies beyond the new level too, but was never seen since."""
+    account = new_account("100000")
+    for _ in range(ROUNDS):
+        set_price(price="100")
+        deal = opened(account, take_profit="110")
+        fired = set_price(price="111")
+        set_price(price="105")
+        outcome, closed = at_once([partial(amend, deal, quote_now(), "108"), partial(deliver, fired)])
+        assert not isinstance(closed, Exception), closed
+        settle_what_waits()
+        require_whole(deal)
+        if isinstance(outcome, Exception):
+            assert (closed, deal.watch_version, deal.close_price) == (1, 1, D(111))
+        else:
+            assert (closed, deal.watch_version, deal.status) == (0, 2, "open")
+
+
 def test_either_a_deal_leaves_monitoring_or_closes_when_it_fires_meanwhile() -> None:
     account = new_account("100000")
     for _ in range(ROUNDS):

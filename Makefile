@@ -31,11 +31,11 @@ test-integration: venv-dev ## real PostgreSQL, Valkey and worker processes
 test-load: venv-dev ## many deals, long tapes
 	@$(RUN) -m pytest -m load
 
-test-model: venv-dev ## the long comparison with the model: ten minutes of random steps, new ones each time
-	@HYPOTHESIS_PROFILE=long $(RUN) -m pytest tests/model -s --show-capture=no
+test-model: venv-dev ## the long comparison with the model: minutes of random steps, new ones each time
+	@HYPOTHESIS_PROFILE=long $(RUN) -m pytest tests/model
 
 soak: venv-dev ## 3,600 deals through every process, then memory, keys and connections beside where they began
-	@SOAK=long $(RUN) -m pytest tests/soak -s --show-capture=no
+	@SOAK=long $(RUN) -m pytest tests/soak
 
 check: venv-dev ## lint, format, types, import directions, missing migrations
 	$(RUN) -m ruff check .

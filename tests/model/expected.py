@@ -1,7 +1,7 @@
-"""The domain as DESIGN tells it, in plain Python: what deals, balances, the book and `fired` must be after each step.
+"""The domain as it was designed, in plain Python: what deals, balances, book and `fired` must be after each step.
 
 No Django, no Redis, no code of ours. Prices are numbered by `tick`; a deal is watched from the number of the price it
-was checked against. Fractions keep money exact; what is rounded is rounded once, to 8 decimals, half to even.
+was checked against. Fractions keep money exact; the result is rounded once, to 8 decimals, half to even.
 """
 
 from __future__ import annotations
@@ -95,8 +95,7 @@ def price_found_afterwards(deal: ExpectedDeal, prices: list[Decimal]) -> Decimal
     for level in (deal.stop_loss, deal.take_profit):
         if level is None:
             continue
-        reached = max(prices) >= level if level == deal.upper else min(prices) <= level
-        if reached:
+        if max(prices) >= level if level == deal.upper else min(prices) <= level:
             return level
     return None
 
@@ -135,8 +134,8 @@ class Expected:
         return sum((amount for _kind, amount in self.postings[account]), Decimal(0))
 
     def margin(self, account: int) -> Decimal:
-        mine = (deal for deal in self.deals.values() if deal.account == account)
-        return sum((deal.amount for deal in mine if deal.status == "open"), Decimal(0))
+        mine = (deal for deal in self.deals.values() if deal.account == account and deal.status == "open")
+        return sum((deal.amount for deal in mine), Decimal(0))
 
     def statistics(self, account: int) -> tuple[int, int, Decimal, Decimal, Decimal, Decimal]:
         """Closed and winning deals, total volume and amount, largest profit and loss."""
@@ -336,8 +335,6 @@ class Expected:
     def settled_forgotten(self) -> None:
         """The prices process forgets what has left `fired`."""
         self.engine_fired = {key: entry for key, entry in self.engine_fired.items() if key in self.fired}
-
-    # --- parts ----------------------------------------------------------------------------------------------------
 
     def _find(self) -> list[int]:
         found = []

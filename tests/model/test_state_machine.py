@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 from real import SYMBOLS, Batch, InRedis, Real, as_scores, entries_of
 from servers import Valkey
 
+from deals.models import Notification
 from deals.queries import current_state, ledger_violations
 from workers import keys, queues, reconcile
 from workers.redis_client import connect
@@ -298,6 +299,7 @@ class DomainMachine(RuleBasedStateMachine):
 
     def nothing_is_left(self) -> None:
         assert ledger_violations() == []
+        assert not Notification.objects.filter(published_at=None).exists()
         assert queues.depth("closures") == 0
         kept = {keys.state(), keys.book_epoch(), keys.book_progress()}
         kept |= {key(symbol) for symbol in SYMBOLS for key in (keys.price, keys.window, keys.lease)}
@@ -351,20 +353,24 @@ def start(transactional_db: None, the_system_runs: None, valkey: Valkey, setting
 
 
 @pytest.mark.timeout(0 if LONG else 300)
-def test_whatever_happens_the_system_agrees_with_the_model(start: Callable[[], Real]) -> None:
+def test_whatever_happens_the_system_agrees_with_the_model(
+    start: Callable[[], Real], capsys: pytest.CaptureFixture[str]
+) -> None:
     machine: Any = type("Machine", (DomainMachine,), {"start": staticmethod(start), "seen": Counter()})
-    run_state_machine_as_test(
-        machine,
-        settings=hypothesis_settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            derandomize=not LONG,
-            database=None,
-            phases=[Phase.generate, Phase.shrink] if LONG else [Phase.generate],  # shrinking may take minutes
-            suppress_health_check=list(HealthCheck),
-        ),
+    limits = hypothesis_settings(
+        max_examples=EXAMPLES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        derandomize=not LONG,
+        database=None,
+        phases=[Phase.generate, Phase.shrink] if LONG else [Phase.generate],  # shrinking may take minutes
+        suppress_health_check=list(HealthCheck),
     )
-    print(dict(machine.seen))  # noqa: T201 shown with -s
+    try:
+        run_state_machine_as_test(machine, settings=limits)
+    finally:
+        if LONG:
+            with capsys.disabled():
+                print("\n", dict(machine.seen))  # noqa: T201 what make test-model shows
     closures = {"by tick", "by arm", "by sweep", "by manual", "take_profit", "stop_loss"}
     assert closures | {"amended", "removed", "expired", "refused"} <= machine.seen.keys(), "too few things happened"

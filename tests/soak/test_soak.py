@@ -33,7 +33,7 @@ from workers.redis_client import connect
 from workers.system import refresh_state
 
 LONG = os.environ.get("SOAK") == "long"
-DEALS = 3_600 if LONG else 360
+DEALS = 3_600 if LONG else 240
 WAVE = 60
 WARM_UP = 600 if LONG else 120
 """Until then every code path has run, and allocators, caches and pools have what they keep."""
@@ -126,7 +126,7 @@ def quiet(client: redis.Redis, processes: dict[str, int]) -> Usage:
 
 @pytest.mark.timeout(900 if LONG else 240)
 def test_after_many_deals_memory_keys_and_connections_are_what_they_were(
-    whole: System, redis_client: redis.Redis
+    whole: System, redis_client: redis.Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
     traders = [new_account("100000") for _ in range(6)]
     processes = {name: process.pid for name, process in whole.programs.items()}
@@ -138,8 +138,13 @@ def test_after_many_deals_memory_keys_and_connections_are_what_they_were(
     for number in range(warm_waves + 1, all_waves + 1):
         wave(whole, traders, number)
     took_s = time.monotonic() - started
+    kept = began.redis_keys  # a message that is just being worked on comes and goes
+    wait_until(
+        lambda: redis_client.dbsize() <= kept, 30, what=f"at most {kept} keys: {sorted(redis_client.scan_iter())}"
+    )
     ended = quiet(redis_client, processes)
-    print(f"\n{DEALS:,} deals in {took_s:.0f} s\n{table(began, ended)}")  # noqa: T201 shown with -s
+    with capsys.disabled():
+        print(f"\n{DEALS:,} deals in {took_s:.0f} s\n{table(began, ended)}")  # noqa: T201 what make soak shows
 
     assert set(Deal.objects.values_list("close_price", "detector")) <= {
         (Decimal(111), "tick"), (Decimal(89), "tick"), (Decimal(111), "arm"), (Decimal(89), "arm"),
@@ -148,7 +153,6 @@ def test_after_many_deals_memory_keys_and_connections_are_what_they_were(
     grown = {name: kib - began.pss_kib[name] for name, kib in ended.pss_kib.items()}
     assert max(grown.values()) < PSS_TOLERANCE_KIB, grown
     assert ended.redis_kib - began.redis_kib < REDIS_TOLERANCE_KIB
-    assert ended.redis_keys <= began.redis_keys + 1, sorted(redis_client.scan_iter())  # a sign of life or a window
     assert ended.sessions <= began.sessions + 1  # a web request's session may linger
     assert all(ended.files[name] <= count + 3 for name, count in began.files.items())
     assert all(process.alive for process in whole.programs.values())

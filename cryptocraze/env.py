@@ -167,6 +167,19 @@ def broker_url(redis: str) -> str:
     return _with_verification("CELERY_BROKER_URL", url) if urlsplit(url).scheme == "rediss" else url
 
 
+def is_rabbitmq(url: str) -> bool:
+    """Whether the address is one of AMQP."""
+    return urlsplit(url).scheme in {"amqp", "amqps", "pyamqp"}
+
+
+def queue_type(broker_url: str) -> str:
+    """CELERY_QUEUE_TYPE: `classic`, or `quorum` for queues that RabbitMQ keeps on several machines."""
+    chosen = choice("CELERY_QUEUE_TYPE", "classic", ("classic", "quorum"))
+    if chosen == "quorum" and not is_rabbitmq(broker_url):
+        raise SettingError("CELERY_QUEUE_TYPE=quorum needs RabbitMQ: set CELERY_BROKER_URL to an amqp:// address")
+    return chosen
+
+
 def _checked_redis(name: str, url: str) -> str:
     scheme = urlsplit(url).scheme
     if scheme not in {"redis", "rediss", "unix"}:

@@ -169,3 +169,11 @@ def test_every_program_ends_with_one_line_that_names_the_wrong_setting(command: 
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
     assert line.startswith(f"cryptocraze: {named} must be ")
+
+
+def test_quorum_queues_need_rabbitmq(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert env.queue_type("redis://127.0.0.1:1/0") == "classic"
+    monkeypatch.setenv("CELERY_QUEUE_TYPE", "quorum")
+    assert env.queue_type("amqps://rabbit:5671//") == "quorum"
+    with pytest.raises(env.SettingError, match="CELERY_QUEUE_TYPE=quorum needs RabbitMQ"):
+        env.queue_type("redis://127.0.0.1:1/0")

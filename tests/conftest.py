@@ -63,6 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
     }
     os.environ |= NO_SERVER if config.option.markexpr == "unit" else _start_servers()
     django.setup()
+    import database
+
+    database.install()
 
 
 def _start_servers() -> dict[str, str]:
@@ -194,7 +197,8 @@ def start_process(tmp_path: Path, process_env: dict[str, str]) -> Iterator[Calla
 
     yield start
     for process in reversed(started):
-        process.stop(timeout_s=1)  # a worker's soft shutdown takes 10 s; what a test asserts of it, it asserts itself
+        # A worker's soft shutdown takes its time even when it is idle. What a test asserts of it, it asserts itself.
+        process.stop(timeout_s=0 if "worker" in process.command else 1)
         print(f"--- {' '.join(process.command)}\n{process.output}")  # noqa: T201 shown when the test fails
 
 

@@ -1,7 +1,7 @@
 """How the database is cleared after a test that committed: what Django's `flush` does, in a twentieth of its time.
 
 `flush` truncates every table, which makes new files of all of them and their indexes, and then writes the content types
-and permissions anew: together a quarter of a second, six hundred times a run. Deleting the few rows takes 15 ms.
+and permissions anew: together a quarter of a second, four hundred times a run. Deleting the few rows takes 15 ms.
 """
 
 from __future__ import annotations

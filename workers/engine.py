@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 
 from workers import keys, system
 from workers.book import Fired, parse_fired
+from workers.cancellation import end
 from workers.clock import WALL_CLOCK, Clock
 from workers.dispatch import send_closures
 from workers.heartbeats import EVERY_S, Facts, Sign
@@ -108,9 +109,14 @@ class PriceEngine:
         self._reported: Counter[str] = Counter()
         self._sign = Sign("prices", self.owner)
         self._source = ""
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let `run` end in order. Rather than cancelling it: a cancellation may get lost on the way (see `end`)."""
+        self._stopping.set()
 
     async def run(self, source: PriceSource) -> None:
-        """Read the source until it ends or the task is cancelled; then flush, send and give the leases up."""
+        """Read the source until it ends or `stop` is called; then flush, send and give the leases up."""
         log.info("prices.started", source=source.name, symbols=len(self.symbols), owner=self.owner, token=self.token)
         self._source = source.name
         await self.hold_leases()
@@ -118,14 +124,14 @@ class PriceEngine:
         work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
         loops = [asyncio.create_task(loop()) for loop in work]
         pump = asyncio.create_task(self._pump(source))
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            done, _ = await asyncio.wait([pump, *loops], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([pump, *loops, stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (pump, *loops):
-                task.cancel()
-            await asyncio.gather(pump, *loops, return_exceptions=True)
+            self._stopping.set()  # a loop that lost its cancellation ends too
+            await end(pump, *loops, stopping)
             await self.close()
 
     async def close(self) -> None:
@@ -275,7 +281,7 @@ class PriceEngine:
         self._queue_fired(fired)
 
     async def _flush_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await self._pending_wake.wait()
             self._pending_wake.clear()
             try:
@@ -287,7 +293,7 @@ class PriceEngine:
                 self._pending_wake.set()
 
     async def _send_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await self._fired_wake.wait()
             self._fired_wake.clear()
             try:
@@ -296,7 +302,7 @@ class PriceEngine:
                 log.warning("prices.broker_away", error=str(error))
 
     async def _lease_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await asyncio.sleep(LEASE_RENEWAL_S)
             try:
                 await self._recover()
@@ -308,7 +314,7 @@ class PriceEngine:
                 log.warning("prices.lease_trouble", error=str(error))
 
     async def _report_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await asyncio.sleep(REPORT_S)
             try:
                 await self._report()
@@ -317,7 +323,7 @@ class PriceEngine:
 
     async def _sign_loop(self) -> None:
         """From the loop that moves the ticks: when it hangs, the sign of life runs out."""
-        while True:
+        while not self._stopping.is_set():
             try:
                 await self._sign.write_async(self.facts(), self._redis)
             except RedisError as error:

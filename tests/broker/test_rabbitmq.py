@@ -69,8 +69,10 @@ def amqp(rabbit: RabbitMQ, request: pytest.FixtureRequest, settings: Any) -> Ite
     system_on_rabbit = Amqp(rabbit, request.param)
     yield system_on_rabbit
     system_on_rabbit.forget()
+    for group in (pools.producers, pools.connections):  # theirs remember what is declared
+        group[app.connection_for_write()].force_close_all()
+        del group[app.connection_for_write()]
     app.close()
-    pools.reset()  # they remember what is declared
     _state.default_app = None
     before.set_default()
     before.set_current()

@@ -94,7 +94,7 @@ def requeue(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
         if letter.state != DeadLetter.State.REQUEUED:  # else someone else did the same at this moment
             raise
         return letter
-    log.warning("dead_letter.requeued", deal_id=letter.deal_id, letter_id=letter.pk, who=actor.who)
+    log.warning("dead_letter.requeued", deal_id=letter.deal_id, letter_id=letter.pk, user_id=actor.user_id)
     crash_point("requeue.before_sending")
     try:
         send_closures([fired])
@@ -135,7 +135,7 @@ def discard(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
         letter.state = DeadLetter.State.DISCARDED
         letter.save(update_fields=["state"])
         audit.record(actor, "dead_letter.discard", target=_target(letter), reason=reason)
-    log.warning("dead_letter.discarded", deal_id=deal.pk, letter_id=letter.pk, who=actor.who)
+    log.warning("dead_letter.discarded", deal_id=deal.pk, letter_id=letter.pk, user_id=actor.user_id)
     return letter
 
 

@@ -20,7 +20,7 @@ from deals.crash_points import crash_point
 from deals.errors import Unavailable
 from deals.queries import watch_rows
 from deals.settlement import Failure, record_lost_commits, settle
-from workers import announce, book, counters, dead_letters, job_log, reconcile, sweep
+from workers import announce, audit, book, counters, dead_letters, job_log, operations, reconcile, sweep
 from workers.book import Fired
 from workers.dispatch import describe
 from workers.receivers import arm_rows
@@ -125,4 +125,4 @@ def housekeeping() -> int:
     """Do what someone died over (letters to resolve, commit times), and trim what is kept only for a while."""
     dead_letters.resolve()
     record_lost_commits()
-    return dead_letters.trim() + job_log.trim()
+    return dead_letters.trim() + job_log.trim() + operations.trim() + audit.trim()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from redis.exceptions import RedisError
 from deals.models import WATCHED
 from deals.money import plain
 from deals.queries import WatchRow, watch_rows
+from deals.settlement import Closure
 from deals.sql import statement
 from workers import announce, book, dead_letters
 from workers.clock import WALL_CLOCK, Clock
@@ -22,8 +24,8 @@ from workers.dispatch import send_closures
 log = structlog.get_logger(__name__)
 
 
-def on_deal_changed(ids: list[int], **_signal: Any) -> None:
-    """Bring the book in line with these deals' rows, publish their notifications, resolve their dead letters.
+def on_deal_changed(ids: list[int], closed: Sequence[Closure] = (), **_signal: Any) -> None:
+    """Bring the book in line with these deals' rows, publish closures and notifications, resolve their dead letters.
 
     When Redis or the broker is away the rows keep saying what is due (`pending`, unpublished) and the sweep does it.
     """
@@ -36,6 +38,7 @@ def on_deal_changed(ids: list[int], **_signal: Any) -> None:
             dead_letters.resolve(changed)
         if told := [row.id for row in rows if row.monitoring not in WATCHED]:
             announce.publish_notifications(told)
+        announce.publish_closures(closed)
     except (RedisError, BrokerError) as error:
         log.warning("deal.arming_postponed", deal_ids=ids[:20], error=str(error))
 
@@ -65,6 +68,7 @@ def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:
         )  # fmt: skip
     if armed.fired:
         send_closures(armed.fired)
+        announce.publish_triggers(armed.fired)
     return len(pending)
 
 

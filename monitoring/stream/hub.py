@@ -1,0 +1,105 @@
+"""Where connections meet the session of their event loop: the first one begins it, the last one ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator
+from types import FrameType
+from typing import Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from monitoring.stream.listener import Listener
+from monitoring.stream.session import Session
+from monitoring.stream.wire import HELLO
+
+log = structlog.get_logger(__name__)
+
+LONGEST_S: Final = 3600.0
+"""Then the client comes back and says again who it is: who loses his rights loses the stream."""
+
+ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+
+_sessions: dict[asyncio.AbstractEventLoop, Session] = {}
+_closing: set[asyncio.Task[None]] = set()
+
+
+async def stream(cursor: str | None) -> AsyncIterator[bytes]:
+    """The events for one connection, from that cursor on, until it is cancelled, too slow, an hour old or ended."""
+    loop = asyncio.get_running_loop()
+    session = _session(loop)
+    listener = Listener(cursor)
+    session.join(listener)
+    until = loop.time() + LONGEST_S
+    try:
+        yield HELLO
+        while (parts := await listener.take()) and loop.time() < until:
+            ready = []
+            for part in parts:
+                if part.place is not None and not part.text:  # from here on the log can be read
+                    async for text in session.catch_up(listener, part.place):
+                        yield b"".join([*ready, text])
+                        ready = []
+                elif part.place is None or part.resets or listener.seen is None or part.place > listener.seen:
+                    ready.append(part.text)
+                    listener.seen = part.place or listener.seen
+            if ready:
+                yield b"".join(ready)
+    except RedisError as error:  # while it caught up; it comes back with the cursor it has got to
+        log.warning("stream.not_caught_up", error=str(error))
+    finally:
+        _leave(loop, session, listener)
+
+
+def listeners() -> int:
+    """How many connections of this process listen."""
+    return sum(len(session.listeners) for session in list(_sessions.values()))
+
+
+def end_all() -> None:
+    """Let every connection of this process end. Called on its event loop."""
+    for session in _sessions.values():
+        for listener in session.listeners:
+            listener.end()
+
+
+def _session(loop: asyncio.AbstractEventLoop) -> Session:
+    if loop not in _sessions:
+        _end_with_the_server(loop)
+        _sessions[loop] = Session()
+    return _sessions[loop]
+
+
+def _leave(loop: asyncio.AbstractEventLoop, session: Session, listener: Listener) -> None:
+    """Without waiting: a connection that is being cancelled must not be held up."""
+    session.leave(listener)
+    if not session.listeners and _sessions.get(loop) is session:
+        del _sessions[loop]
+        task = loop.create_task(session.close())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+
+def _end_with_the_server(loop: asyncio.AbstractEventLoop) -> None:
+    """Hear the signals that end the server before it does.
+
+    ASGI tells an application of the end only when all its answers have ended: a stream would hold the server up for
+    its whole patience.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in ENDING:
+        server = signal.getsignal(number)
+        if not callable(server) or server is signal.default_int_handler or hasattr(server, "ends_streams"):
+            continue  # nobody serves here, or this was done before
+
+        def end(number: int, frame: FrameType | None, server: object = server) -> None:
+            loop.call_soon_threadsafe(end_all)
+            assert callable(server)  # noqa: S101 - looked at above
+            server(number, frame)
+
+        end.ends_streams = True  # type: ignore[attr-defined]
+        signal.signal(number, end)

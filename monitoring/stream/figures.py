@@ -10,13 +10,14 @@ import structlog
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 from redis.asyncio import Redis
+from rest_framework import serializers
 
 from deals.money import plain
 from monitoring import closures, health, stats
 from monitoring.api import serializers as wire
 from monitoring.stream.wire import as_the_api, compact
 from workers import keys
-from workers.clock import to_datetime
+from workers.clock import WALL_CLOCK, to_datetime
 
 log = structlog.get_logger(__name__)
 
@@ -77,14 +78,22 @@ class HealthWatch:
 
 
 def _figures() -> str:
-    return as_the_api(
-        {
-            "at": to_datetime(time.time_ns() // 1_000_000),
-            "open_deals": wire.DealCountSerializer(stats.open_deals(), many=True).data,
-            "closed_last_minute": wire.ClosureCountSerializer(closures.counts(CLOSURES_MINUTES), many=True).data,
-            "latencies": wire.LatenciesSerializer(closures.latencies(LATENCY_MINUTES)).data,
-        }
-    )
+    figures = {
+        "at": to_datetime(WALL_CLOCK.now_ms()),
+        "open_deals": stats.open_deals(),
+        "closed_last_minute": closures.counts(CLOSURES_MINUTES),
+        "latencies": closures.latencies(LATENCY_MINUTES),
+    }
+    return as_the_api(FiguresSerializer(figures).data)
+
+
+class FiguresSerializer(serializers.Serializer[Any]):
+    """The figures beside health."""
+
+    at = serializers.DateTimeField(help_text="When they were read.")
+    open_deals = wire.DealCountSerializer(many=True, help_text="Open deals by monitoring state.")
+    closed_last_minute = wire.ClosureCountSerializer(many=True, help_text="By reason and detector.")
+    latencies = wire.LatenciesSerializer(help_text="Of the last 5 minutes.")
 
 
 class PriceWatch:

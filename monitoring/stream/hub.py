@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import FrameType
 from typing import Final
 
@@ -37,7 +37,7 @@ async def stream(cursor: str | None) -> AsyncIterator[bytes]:
     try:
         yield HELLO
         while (parts := await listener.take()) and loop.time() < until:
-            ready = []
+            ready: list[bytes] = []
             for part in parts:
                 if part.place is not None and not part.text:  # from here on the log can be read
                     async for text in session.catch_up(listener, part.place):
@@ -93,13 +93,17 @@ def _end_with_the_server(loop: asyncio.AbstractEventLoop) -> None:
         return
     for number in ENDING:
         server = signal.getsignal(number)
-        if not callable(server) or server is signal.default_int_handler or hasattr(server, "ends_streams"):
-            continue  # nobody serves here, or this was done before
+        if callable(server) and server is not signal.default_int_handler and not isinstance(server, _StreamsFirst):
+            signal.signal(number, _StreamsFirst(loop, server))
 
-        def end(number: int, frame: FrameType | None, server: object = server) -> None:
-            loop.call_soon_threadsafe(end_all)
-            assert callable(server)  # noqa: S101 - looked at above
-            server(number, frame)
 
-        end.ends_streams = True  # type: ignore[attr-defined]
-        signal.signal(number, end)
+class _StreamsFirst:
+    """A signal handler: ends the streams, then does what the server does."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, server: Callable[[int, FrameType | None], object]) -> None:
+        self._loop = loop
+        self._server = server
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(end_all)
+        self._server(number, frame)

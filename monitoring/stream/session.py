@@ -6,6 +6,7 @@ Lives from the first listener to the last, on one event loop. Nothing here is wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
@@ -25,9 +26,9 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT_S: Final = 10.0
 HEALTH_EVERY_S: Final = 5.0
-LOOK_EVERY_S: Final = 1.0
-LOOK_SHARE: Final = 5
-"""A look that took a second is followed by four without one: health costs a fifth of a core and connection at most."""
+LOOK_EVERY_S: Final = 2.0
+LOOK_SHARE: Final = 20
+"""A look that took 0.1 s is followed by 1.9 s without one, so that it is a small part of what PostgreSQL does."""
 
 SNAPSHOT_AGE_S: Final = 1.0
 PRICES_EVERY_S: Final = 0.25
@@ -50,7 +51,7 @@ class Session:
         self.listeners: set[Listener] = set()
         self._redis = connect_async()
         self._place: Place | None = None
-        self._readable = False
+        self._readable: bool | None = None  # not tried yet
         self._health = HealthWatch()
         self._looking = asyncio.Lock()
         self._look_now = asyncio.Event()
@@ -71,19 +72,18 @@ class Session:
         if self._look is not None:
             listener.offer(self._health_part(self._look))
             listener.offer(Part(event("prices", self._prices.whole)))
-        if self._readable:
-            self._begin(listener)
-        else:
-            listener.waited = True
+        if self._readable and self._place is not None:
+            self._begin(listener, self._place)
+        listener.waited = self._readable is False
 
     def leave(self, listener: Listener) -> None:
         """Forget it."""
         listener.end()
         self.listeners.discard(listener)
 
-    def _begin(self, listener: Listener) -> None:
+    def _begin(self, listener: Listener, place: Place) -> None:
         listener.begun = True
-        listener.offer(Part(b"", self._place))
+        listener.offer(Part(b"", place))
 
     def _send(self, part: Part, *, only_begun: bool = False) -> None:
         for listener in list(self.listeners):
@@ -106,21 +106,26 @@ class Session:
     async def _read_log(self) -> None:
         """Follow the log until Redis goes away; `_for_ever` begins again where this ended."""
         try:
-            if self._place is None:
-                self._place = await events.end(self._redis)
             while True:
-                entries = await events.after(self._redis, self._place)
-                self._now_readable()
-                self._tell(entries)
-                if len(entries) < events.CHUNK:
-                    await events.wait(self._redis, self._place, WAIT_MS)
-        except Gone:
-            await self._start_over()
+                await self._follow()
         except RedisError as error:
-            if self._readable:
+            if self._readable is not False:
                 log.warning("stream.redis_away", error=str(error))
             self._readable = False
             self._look_now.set()
+
+    async def _follow(self) -> None:
+        if self._place is None:
+            self._place = await events.end(self._redis)
+        try:
+            entries = await events.after(self._redis, self._place)
+        except Gone:
+            await self._start_over()
+            return
+        self._now_readable(self._place)
+        self._tell(entries)
+        if len(entries) < events.CHUNK:
+            await events.wait(self._redis, self._place, WAIT_MS)
 
     def _tell(self, entries: list[Entry]) -> None:
         for entry in entries:
@@ -129,13 +134,14 @@ class Session:
         if any(entry.kind in TELLING for entry in entries):
             self._look_now.set()
 
-    def _now_readable(self) -> None:
-        if not self._readable:
-            self._readable = True
+    def _now_readable(self, place: Place) -> None:
+        if self._readable is False:
+            log.info("stream.redis_back")
             self._look_now.set()
+        self._readable = True
         for listener in self.listeners:
             if not listener.begun:
-                self._begin(listener)
+                self._begin(listener, place)
 
     async def _start_over(self) -> None:
         """The log was emptied or trimmed beyond us: everyone gets a snapshot, and the log from its present end on."""
@@ -151,18 +157,22 @@ class Session:
             listener.seen = place
             yield event("state", look.state, place=place)
             return
+        seen = place_of(listener.cursor or "")
         try:
-            async with self._replays:
-                listener.seen = place_of(listener.cursor or "")
-                if listener.seen is None:
-                    raise Gone
-                while entries := await events.after(self._redis, listener.seen):
-                    listener.seen = entries[-1].place
-                    yield b"".join(entry.text for entry in entries)
+            while entries := await self._missed(seen):
+                listener.seen = seen = entries[-1].place
+                yield b"".join(entry.text for entry in entries)
+            listener.seen = seen
         except Gone:
             text = await self.reset(place)
             listener.seen = place
             yield text
+
+    async def _missed(self, seen: Place | None) -> list[Entry]:
+        if seen is None:
+            raise Gone
+        async with self._replays:
+            return await events.after(self._redis, seen)
 
     # --- the present ---------------------------------------------------------------------------------------------
 
@@ -189,19 +199,18 @@ class Session:
             began = time.monotonic()
             async with self._looking:
                 look = self._look = await asyncio.to_thread(self._health.look)
-            if sent is None or look.verdict != sent.verdict or look.at_s - sent.at_s >= HEALTH_EVERY_S - LOOK_EVERY_S / 2:
+            if sent is None or look.verdict != sent.verdict or look.at_s - sent.at_s > HEALTH_EVERY_S - LOOK_EVERY_S:
                 self._send(self._health_part(look))
                 sent = look
             await self._pause(time.monotonic() - began)
 
     async def _pause(self, took_s: float) -> None:
         """Until it is time to look again; sooner after something that says so, but never at once."""
-        await asyncio.sleep(max(RETRY_S, (LOOK_SHARE - 1) * took_s))
-        try:
+        longest_s = max(RETRY_S, HEALTH_EVERY_S - took_s)
+        await asyncio.sleep(min(max(RETRY_S, (LOOK_SHARE - 1) * took_s), longest_s))
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_EVERY_S - RETRY_S):
                 await self._look_now.wait()
-        except TimeoutError:
-            return
 
     def _health_part(self, look: Look) -> Part:
         return Part(event("health", look.health))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,7 @@ Place = tuple[int, int]
 """Where an event stands in the log: its entry's id as numbers. Places rise."""
 
 LARGEST: Final = 2**64 - 1
+CURSOR: Final = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})")
 
 
 class Part(NamedTuple):
@@ -32,11 +34,9 @@ class Part(NamedTuple):
 
 def place_of(cursor: str) -> Place | None:
     """The place that an event's id names; None for what is no id of ours."""
-    ms, dash, number = cursor.partition("-")
-    if not all(text.isascii() and text.isdigit() and str(int(text)) == text for text in (ms, number)) or not dash:
-        return None
-    place = int(ms), int(number)
-    return place if max(place) <= LARGEST else None
+    found = CURSOR.fullmatch(cursor)
+    place = None if found is None else (int(found[1]), int(found[2]))
+    return None if place is None or max(place) > LARGEST else place
 
 
 def cursor_of(place: Place) -> str:

@@ -19,7 +19,7 @@ from workers.redis_client import connect
 log = structlog.get_logger(__name__)
 
 KEEP: Final = 10_000
-LISTED: Final = 100
+LISTED: Final = 50
 """How many deals an event names; its `count` is of all. Both numbers stand in process_ticks.lua too."""
 
 

@@ -10,11 +10,12 @@ from types import FrameType
 from typing import Final
 
 import structlog
+from asgiref.sync import SyncToAsync
 from redis.exceptions import RedisError
 
 from monitoring.stream.listener import Listener
 from monitoring.stream.session import Session
-from monitoring.stream.wire import HELLO
+from monitoring.stream.wire import HELLO, Place
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,7 @@ _closing: set[asyncio.Task[None]] = set()
 
 async def stream(cursor: str | None) -> AsyncIterator[bytes]:
     """The events for one connection, from that cursor on, until it is cancelled, too slow, an hour old or ended."""
+    _let_the_thread_go()
     loop = asyncio.get_running_loop()
     session = _session(loop)
     listener = Listener(cursor)
@@ -37,21 +39,23 @@ async def stream(cursor: str | None) -> AsyncIterator[bytes]:
     try:
         yield HELLO
         while (parts := await listener.take()) and loop.time() < until:
-            ready: list[bytes] = []
             for part in parts:
-                if part.place is not None and not part.text:  # from here on the log can be read
-                    async for text in session.catch_up(listener, part.place):
-                        yield b"".join([*ready, text])
-                        ready = []
-                elif part.place is None or part.resets or listener.seen is None or part.place > listener.seen:
-                    ready.append(part.text)
-                    listener.seen = part.place or listener.seen
-            if ready:
-                yield b"".join(ready)
-    except RedisError as error:  # while it caught up; it comes back with the cursor it has got to
-        log.warning("stream.not_caught_up", error=str(error))
+                if part.begins is not None:
+                    async for text in _caught_up(session, listener, part.begins):
+                        yield text
+                elif listener.wants(part):
+                    yield part.text
     finally:
         _leave(loop, session, listener)
+
+
+async def _caught_up(session: Session, listener: Listener, place: Place) -> AsyncIterator[bytes]:
+    try:
+        async for text in session.catch_up(listener, place):
+            yield text
+    except RedisError as error:
+        log.warning("stream.not_caught_up", error=str(error))
+        session.postpone(listener)
 
 
 def listeners() -> int:
@@ -64,6 +68,17 @@ def end_all() -> None:
     for session in _sessions.values():
         for listener in session.listeners:
             listener.end()
+
+
+def _let_the_thread_go() -> None:
+    """End the thread in which Django ran this request's view: it would stand idle, with its memory, until the end.
+
+    asgiref keeps one for each request and has no call to end it; it makes a new one when it needs one again.
+    """
+    request = SyncToAsync.thread_sensitive_context.get(None)
+    thread = None if request is None else SyncToAsync.context_to_thread_executor.pop(request, None)
+    if thread is not None:
+        thread.shutdown(wait=False)
 
 
 def _session(loop: asyncio.AbstractEventLoop) -> Session:

@@ -47,6 +47,19 @@ class Listener:
         self._parts.clear()
         return [] if self.ended else parts
 
+    def wants(self, part: Part) -> bool:
+        """Whether a part is to be sent: what the log does not know always, an event of the log once and in order."""
+        if part.place is None:
+            return True
+        if not self.begun or not (part.resets or self.seen is None or part.place > self.seen):
+            return False
+        self.seen = part.place
+        return True
+
+    def forget_log(self) -> None:
+        """Take back what is queued of the log."""
+        self._parts = deque(part for part in self._parts if part.place is None and part.begins is None)
+
     def end(self) -> None:
         """Let the connection end after what was given to it."""
         self.ended = True

@@ -10,7 +10,8 @@ from monitoring.stream.wire import Place, cursor_of, event, place_of
 from workers import keys
 from workers.redis_client import BEGIN_EVENTS
 
-CHUNK: Final = 200
+CHUNK: Final = 20
+"""How many entries are read at a time: whoever catches up holds as many while they are sent to him."""
 
 
 class Gone(Exception):
@@ -36,7 +37,7 @@ async def end(redis: Redis) -> Place:
 
 
 async def after(redis: Redis, place: Place) -> list[Entry]:
-    """At most 200 entries after that place, oldest first. Raises Gone, redis.RedisError.
+    """At most 20 entries after that place, oldest first. Raises Gone, redis.RedisError.
 
     The entry at that place is read with them, in one command: as long as it is there, no later one was trimmed.
     """

@@ -76,6 +76,12 @@ class Session:
             self._begin(listener, self._place)
         listener.waited = self._readable is False
 
+    def postpone(self, listener: Listener) -> None:
+        """It could not catch up: it begins again where it has got to, when the log can be read."""
+        listener.begun = False
+        listener.waited = True
+        listener.forget_log()
+
     def leave(self, listener: Listener) -> None:
         """Forget it."""
         listener.end()
@@ -83,7 +89,7 @@ class Session:
 
     def _begin(self, listener: Listener, place: Place) -> None:
         listener.begun = True
-        listener.offer(Part(b"", place))
+        listener.offer(Part(b"", begins=place))
 
     def _send(self, part: Part, *, only_begun: bool = False) -> None:
         for listener in list(self.listeners):
@@ -152,16 +158,18 @@ class Session:
 
     async def catch_up(self, listener: Listener, place: Place) -> AsyncIterator[bytes]:
         """What a listener has missed up to `place` or later, or the reset that stands for it. Raises RedisError."""
-        if listener.cursor is None and not listener.waited:
+        if listener.cursor is None and not listener.waited and listener.seen is None:
             look = await self._fresh_look()
             listener.seen = place
             yield event("state", look.state, place=place)
             return
-        seen = place_of(listener.cursor or "")
+        seen = listener.seen or place_of(listener.cursor or "")
         try:
             while entries := await self._missed(seen):
-                listener.seen = seen = entries[-1].place
-                yield b"".join(entry.text for entry in entries)
+                seen = entries[-1].place
+                for entry in entries:
+                    listener.seen = entry.place
+                    yield entry.text
             listener.seen = seen
         except Gone:
             text = await self.reset(place)
@@ -169,10 +177,13 @@ class Session:
             yield text
 
     async def _missed(self, seen: Place | None) -> list[Entry]:
+        """In a task of its own: redis-py may swallow a cancellation (see workers/cancellation.py), and who has hung up
+        would be written to for ever.
+        """
         if seen is None:
             raise Gone
         async with self._replays:
-            return await events.after(self._redis, seen)
+            return await asyncio.shield(asyncio.ensure_future(events.after(self._redis, seen)))
 
     # --- the present ---------------------------------------------------------------------------------------------
 

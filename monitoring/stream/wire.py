@@ -25,11 +25,15 @@ CURSOR: Final = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})")
 
 
 class Part(NamedTuple):
-    """Something to send. `place` None: the log does not know it. After a `reset` the log counts from that place on."""
+    """Something to send. `place` None: the log does not know it. After what `resets`, the log counts from there on.
+
+    `begins` has no text: from there on the listener gets the log's events, and what it has missed before is to be read.
+    """
 
     text: bytes
     place: Place | None = None
     resets: bool = False
+    begins: Place | None = None
 
 
 def place_of(cursor: str) -> Place | None:

@@ -9,7 +9,7 @@
 -- A fired entry is version|symbol|price|trade id|exchange ms|received ms|fired ms|detector.
 
 local BUCKET_MS, WINDOW_MS, CHUNK = 250, 60000, 1000
-local KEEP_EVENTS, LISTED = 10000, 100  -- as in workers/events.py
+local KEEP_EVENTS, LISTED = 10000, 50  -- as in workers/events.py
 local token, owner, now, publish, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5])
 local cached = redis.call('GET', KEYS[1])
 local state = cached and string.match(cached, ':(.*)$') or ''

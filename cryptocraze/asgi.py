@@ -8,3 +8,7 @@ os.environ.setdefault("DATABASE_POOL", "true")  # its threads come and go, and a
 from django.core.asgi import get_asgi_application
 
 application = get_asgi_application()
+
+from monitoring import web_sign  # noqa: E402 - it needs Django set up
+
+web_sign.start()

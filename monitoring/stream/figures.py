@@ -105,9 +105,8 @@ class PriceWatch:
 
     async def changes(self, redis: Redis, *, book_every: int) -> str | None:
         """JSON of what has changed, or None. The book is read every so many calls. Raises redis.RedisError."""
-        with_book = self._asked % book_every == 0
+        found = await _read(redis, with_book=self._asked % book_every == 0)
         self._asked += 1
-        found = await _read(redis, with_book=with_book)
         changed = []
         for symbol, fields in found.items():
             known = self._rows[symbol]
@@ -116,6 +115,11 @@ class PriceWatch:
                 known.update(news)
                 changed.append({"symbol": symbol, **news})
         return _as_prices(changed) if changed else None
+
+    @property
+    def are_known(self) -> bool:
+        """Whether Redis has answered once."""
+        return self._asked > 0
 
     @property
     def whole(self) -> str:

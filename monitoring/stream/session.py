@@ -71,6 +71,7 @@ class Session:
         self.listeners.add(listener)
         if self._look is not None:
             listener.offer(self._health_part(self._look))
+        if self._prices.are_known:
             listener.offer(Part(event("prices", self._prices.whole)))
         if self._readable and self._place is not None:
             self._begin(listener, self._place)

@@ -17,6 +17,7 @@ from rest_framework.authtoken.models import Token
 from servers import Process, wait_until
 
 from workers import keys, system
+from workers.heartbeats import read_beats
 from workers.redis_client import connect
 
 LISTENERS = 200
@@ -52,6 +53,11 @@ def asked(port: int, token: str, path: str = "/api/admin/workers/closures") -> i
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def listeners_said() -> list[int]:
+    """How many listen, as the web processes say in their signs of life."""
+    return [beat.facts["listeners"] for beat in read_beats() if beat.role == "web"]
 
 
 class Crowd:
@@ -92,6 +98,7 @@ def test_two_hundred_listeners_cost_little_hold_no_database_connection_and_end_w
         crowd = Crowd(port, token)
         tasks = [asyncio.create_task(crowd.listen(number)) for number in range(LISTENERS)]
         await crowd.until(lambda: crowd.live == LISTENERS, "all listen")
+        await crowd.until(lambda: listeners_said() == [LISTENERS], "the process says how many listen")
         # The pool holds 20 connections: were one kept for each stream, this would wait for ever.
         assert await asyncio.to_thread(asked, port, token) == 200
         for number in range(100):

@@ -6,38 +6,48 @@ import asyncio
 import os
 import socket
 import time
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from monitoring.stream import hub
 from workers.heartbeats import EVERY_S, Facts, Sign, SignThread
 
 LOOP_HANGS_AFTER_S: Final = 8.0
 
+Message = dict[str, Any]
+
 
 class WebSign:
-    """Begins when made, on the running event loop; ends with the process."""
+    """Begins when made, on the running event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._turn()
         sign = Sign("web", f"{socket.gethostname()}:{os.getpid()}")
-        SignThread(sign, facts=_facts, alive=self._turns).start()
+        self._thread = SignThread(sign, facts=_facts, alive=self._turns)
+        self._thread.start()
+
+    async def end(self) -> None:
+        """Take it away: the process ends in order."""
+        self._timer.cancel()
+        await asyncio.to_thread(self._thread.stop)
 
     def _turn(self) -> None:
         self._turned_at = time.monotonic()
-        self._loop.call_later(EVERY_S / 2, self._turn)
+        self._timer = self._loop.call_later(EVERY_S / 2, self._turn)
 
     def _turns(self) -> bool:
         return time.monotonic() - self._turned_at < LOOP_HANGS_AFTER_S
 
 
-def start() -> None:
-    """Give this process its sign, if it serves: a server loads the application on the event loop that will serve it."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:  # only imported
-        return
-    WebSign()
+async def lifespan(receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
+    """ASGI's lifespan protocol, which Django leaves to others: the sign begins and ends with the server."""
+    await receive()
+    sign = WebSign()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await sign.end()
+    await send({"type": "lifespan.shutdown.complete"})
 
 
 def _facts() -> Facts:

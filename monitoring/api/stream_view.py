@@ -19,7 +19,7 @@ from monitoring.api.operator_views import OperatorView
 from monitoring.stream import hub
 
 
-class EventSerializer(serializers.Serializer[Any]):
+class StreamEventSerializer(serializers.Serializer[Any]):
     """The `data:` of one event."""
 
     type = serializers.ChoiceField(
@@ -55,7 +55,8 @@ class Stream(OperatorView):
         ],
         responses={
             (200, "text/event-stream"): OpenApiResponse(
-                EventSerializer, description="Server-Sent Events without names, for as long as the client listens."
+                StreamEventSerializer,
+                description="Server-Sent Events without names, until the client leaves.",
             ),
             **refusals(400, 401, 403, 429, 503),
         },

@@ -15,6 +15,8 @@ from factories import client_of, make_user
 from listening import PATH, Listening, Server, publish_number
 from market import BTC, ETH, Market, lose_from_book
 from rest_framework.authtoken.models import Token
+from rest_framework.test import APIClient
+from rest_framework.throttling import UserRateThrottle
 from servers import Valkey, wait_until
 
 from deals import state
@@ -489,3 +491,18 @@ def test_a_head_request_gets_the_headers_and_no_stream(server: Server, token: st
     assert (answer.status, answer.getheader("Content-Type"), answer.read()) == (200, "text/event-stream", b"")
     connection.close()
     assert hub.listeners() == 0
+
+
+def test_a_server_that_cannot_stream_says_so(token: str) -> None:
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Token {token}")
+    answer = client.get(PATH)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_streaming")
+
+
+def test_opening_streams_is_throttled(server: Server, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UserRateThrottle, "THROTTLE_RATES", {**UserRateThrottle.THROTTLE_RATES, "user": "1/min"})
+    clients = [Listening(server.port, token) for _ in range(2)]
+    assert [client.answer.status for client in clients] == [200, 429]
+    for client in clients:
+        client.close()

@@ -31,7 +31,7 @@ def web(transactional_db: None, the_system_runs: None, start_process: Callable[.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    arguments = ["cryptocraze.asgi:application", "--port", str(port), "--lifespan", "off", "--no-access-log"]
+    arguments = ["cryptocraze.asgi:application", "--port", str(port), "--lifespan", "on", "--no-access-log"]
     graceful = ["--timeout-graceful-shutdown", "3"]
     # 200 log-ins at once are one user's here.
     env = {"DATABASE_POOL": "true", "THROTTLE_USER": "10000/min"}
@@ -118,6 +118,7 @@ def test_two_hundred_listeners_cost_little_hold_no_database_connection_and_end_w
     assert process.process.wait(20) is not None
     # Its patience is 3 s; then it cancels what still runs and says so.
     assert "graceful shutdown exceeded" not in process.output
+    assert listeners_said() == []
     assert "Exception" not in process.output
 
 

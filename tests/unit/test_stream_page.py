@@ -7,14 +7,14 @@ import re
 import pytest
 from servers import PROJECT
 
-from monitoring.api.stream_view import EventSerializer
+from monitoring.api.stream_view import StreamEventSerializer
 from monitoring.stream.wire import event, place_of
 
 
 def test_the_page_and_openapi_name_the_same_types() -> None:
     page = (PROJECT / "docs" / "stream.md").read_text()
     named = re.findall(r"^\| `([a-zA-Z]+)` \|", page, re.MULTILINE)
-    assert set(named) == set(EventSerializer().fields["type"].choices)
+    assert set(named) == set(StreamEventSerializer().fields["type"].choices)
 
 
 @pytest.mark.parametrize(

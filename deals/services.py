@@ -5,7 +5,6 @@ Services take the quote as an argument and know no queue. After the commit they 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -19,7 +18,7 @@ from deals import locks, money
 from deals.errors import Conflict, DealError, NotFound
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Monitoring, Notification, Status
 from deals.quotes import Quote
-from deals.settlement import Closure, Due, settle
+from deals.settlement import Due, settle
 from deals.signals import deal_changed
 from deals.sql import statement
 from deals.triggers import Direction, LevelError, Levels, check_levels, triggers_of
@@ -160,7 +159,7 @@ def close_deal(*, deal_id: int, quote: Quote, user_id: int | None = None, now: d
         raise Conflict("cannot_be_settled", message) from failure.error
     if not report.closed:
         raise Conflict("deal_closed", "The deal is closed already.")
-    _announce(deal, report.closed)
+    _announce(deal)
     deal.refresh_from_db()
     return deal
 
@@ -332,9 +331,9 @@ def _tell(deal: Deal, kind: Notification.Kind, at: datetime) -> None:
     )
 
 
-def _announce(deal: Deal, closed: Sequence[Closure] = ()) -> None:
+def _announce(deal: Deal) -> None:
     # A failing receiver must not look like a failed transaction: the row says `pending`, the sweep finds it.
-    transaction.on_commit(lambda: deal_changed.send(sender=Deal, ids=[deal.pk], closed=closed), robust=True)
+    transaction.on_commit(lambda: deal_changed.send(sender=Deal, ids=[deal.pk]), robust=True)
 
 
 def _find(deal_id: int, user_id: int | None) -> Deal:

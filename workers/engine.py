@@ -130,6 +130,7 @@ class PriceEngine:
             for task in done:
                 task.result()
         finally:
+            self._stopping.set()  # a loop that lost its cancellation ends too
             await end(pump, *loops, stopping)
             await self.close()
 
@@ -281,7 +282,7 @@ class PriceEngine:
         self._queue_fired(fired)
 
     async def _flush_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await self._pending_wake.wait()
             self._pending_wake.clear()
             try:
@@ -293,7 +294,7 @@ class PriceEngine:
                 self._pending_wake.set()
 
     async def _send_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await self._fired_wake.wait()
             self._fired_wake.clear()
             try:
@@ -302,7 +303,7 @@ class PriceEngine:
                 log.warning("prices.broker_away", error=str(error))
 
     async def _lease_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await asyncio.sleep(LEASE_RENEWAL_S)
             try:
                 await self._recover()
@@ -314,7 +315,7 @@ class PriceEngine:
                 log.warning("prices.lease_trouble", error=str(error))
 
     async def _report_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await asyncio.sleep(REPORT_S)
             try:
                 await self._report()
@@ -323,7 +324,7 @@ class PriceEngine:
 
     async def _sign_loop(self) -> None:
         """From the loop that moves the ticks: when it hangs, the sign of life runs out."""
-        while True:
+        while not self._stopping.is_set():
             try:
                 await self._sign.write_async(self.facts(), self._redis)
             except RedisError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -12,10 +11,10 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
-from deals.models import WATCHED
+from deals.models import WATCHED, Detector
 from deals.money import plain
 from deals.queries import WatchRow, watch_rows
-from deals.settlement import Closure
+from deals.settlement import Report
 from deals.sql import statement
 from workers import announce, book, dead_letters
 from workers.clock import WALL_CLOCK, Clock
@@ -24,8 +23,8 @@ from workers.dispatch import send_closures
 log = structlog.get_logger(__name__)
 
 
-def on_deal_changed(ids: list[int], closed: Sequence[Closure] = (), **_signal: Any) -> None:
-    """Bring the book in line with these deals' rows, publish closures and notifications, resolve their dead letters.
+def on_deal_changed(ids: list[int], **_signal: Any) -> None:
+    """Bring the book in line with these deals' rows, publish their notifications, resolve their dead letters.
 
     When Redis or the broker is away the rows keep saying what is due (`pending`, unpublished) and the sweep does it.
     """
@@ -38,9 +37,19 @@ def on_deal_changed(ids: list[int], closed: Sequence[Closure] = (), **_signal: A
             dead_letters.resolve(changed)
         if told := [row.id for row in rows if row.monitoring not in WATCHED]:
             announce.publish_notifications(told)
-        announce.publish_closures(closed)
     except (RedisError, BrokerError) as error:
         log.warning("deal.arming_postponed", deal_ids=ids[:20], error=str(error))
+
+
+def on_settled(report: Report, **_signal: Any) -> None:
+    """Publish a closure by hand. What fired is published by who settled it, once it has left `fired`."""
+    by_hand = [closure for closure in report.closed if closure.detector == Detector.MANUAL]
+    if settings.STATIC_ONLY or not by_hand:
+        return
+    try:
+        announce.publish_closures(by_hand)
+    except RedisError as error:
+        log.warning("closures.not_announced", deals=len(by_hand), error=str(error))
 
 
 def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:

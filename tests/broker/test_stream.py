@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import redis
-from django.db import DataError
+from django.db import DataError, connection
 from factories import client_of, make_user
 from listening import PATH, Listening, Server, publish_number
 from market import BTC, ETH, Market, lose_from_book
@@ -403,6 +403,21 @@ def test_while_redis_is_away_health_says_so_and_after_it_the_stream_goes_on(
     publish_number(3)
     wait_until(lambda: client.numbered() == [1, 2, 3])
     assert not client.ended
+
+
+def test_while_postgresql_is_away_health_says_so_without_figures(
+    market: Market, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = listen()
+    assert client.wait_for("health")["figures"] is not None
+    with monkeypatch.context() as away:
+        away.setitem(connection.settings_dict, "HOST", "127.0.0.1")
+        away.setitem(connection.settings_dict, "PORT", "1")
+        wait_until(lambda: client.of("health")[-1]["state"] is None, 20)
+        assert client.of("health")[-1]["figures"] is None
+        publish_number(1)
+        client.wait_for("deadLetter")
+    wait_until(lambda: client.of("health")[-1]["state"] == "running", 20)
 
 
 def test_what_cannot_be_published_is_logged_and_fails_nothing(own_redis: Valkey, market: Market) -> None:

@@ -93,7 +93,7 @@ def requeue(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
         if letter.state != DeadLetter.State.REQUEUED:  # else someone else did the same at this moment
             raise
         return letter
-    log.warning("dead_letter.requeued", deal_id=letter.deal_id, letter_id=letter.pk, who=actor.who)
+    log.warning("dead_letter.requeued", deal_id=letter.deal_id, letter_id=letter.pk, user_id=actor.user_id)
     _publish(letter.pk)
     try:
         send_closures([fired])
@@ -133,7 +133,7 @@ def discard(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
         letter.state = DeadLetter.State.DISCARDED
         letter.save(update_fields=["state"])
         audit.record(actor, "dead_letter.discard", target=_target(letter), reason=reason)
-    log.warning("dead_letter.discarded", deal_id=deal.pk, letter_id=letter.pk, who=actor.who)
+    log.warning("dead_letter.discarded", deal_id=deal.pk, letter_id=letter.pk, user_id=actor.user_id)
     _publish(letter.pk)
     return letter
 

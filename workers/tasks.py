@@ -19,7 +19,7 @@ from deals import services
 from deals.errors import Unavailable
 from deals.queries import watch_rows
 from deals.settlement import Failure, settle
-from workers import announce, book, counters, dead_letters, job_log, reconcile, sweep
+from workers import announce, audit, book, counters, dead_letters, job_log, operations, reconcile, sweep
 from workers.book import Fired
 from workers.dispatch import describe
 from workers.receivers import arm_rows
@@ -118,4 +118,4 @@ def reconcile_task() -> int:
 def housekeeping() -> int:
     """Resolve the dead letters that nobody resolved, and trim what is kept only for a while."""
     dead_letters.resolve()
-    return dead_letters.trim() + job_log.trim()
+    return dead_letters.trim() + job_log.trim() + operations.trim() + audit.trim()

@@ -28,7 +28,7 @@ from workers.audit import Actor
 from workers.redis_client import connect
 from workers.tasks import close_deals
 
-BOSS = Actor("boss", "10.0.0.1")
+BOSS = Actor("boss", "10.0.0.1", 7)
 Listen = Callable[..., Listening]
 
 
@@ -221,7 +221,7 @@ def test_the_steps_of_an_operation_are_told(market: Market, listen: Listen) -> N
     operation = control.resume("for the test", BOSS).wait(20)
     wait_until(lambda: [told["state"] for told in client.of("operation")][-1:] == ["done"])
     told = client.of("operation")
-    assert [(one["id"], one["kind"], one["requestedBy"]) for one in told] == [(operation.pk, "resume", "boss")] * 3
+    assert [(one["id"], one["kind"], one["userId"]) for one in told] == [(operation.pk, "resume", 7)] * 3
     assert [len(one["steps"]) for one in told] == [0, 1, 1]
     assert told[-1]["steps"][0]["outcome"] == "the system was running already"
     stop = control.emergency_stop("for the test", BOSS)

@@ -109,6 +109,7 @@ def _sweep(clock: Clock, report: SweepReport) -> None:
     if report.found:
         log.warning("sweep.found", deals=report.found, ids=report.found_ids[:20])
     if found:
+        announce.publish_triggers(found)
         crash_point("sweep.before_sending")
         send_closures(found)
     report.resent = resend(clock=clock, but=[fired.deal_id for fired in found])

@@ -13,9 +13,7 @@ from rest_framework.throttling import UserRateThrottle
 from servers import wait_until
 
 from monitoring.stream import hub, listener, session
-from workers.audit import Actor
 
-BOSS = Actor("boss", "10.0.0.1", 7)
 Listen = Callable[..., Listening]
 
 

@@ -38,11 +38,16 @@ class Fired(NamedTuple):
     received_ms: int
     fired_ms: int
     detector: str
+    gap_ms: int = 0
+    """How long the symbol had had no price before this one, when the last one was stale by then; else 0."""
 
     @classmethod
     def parse(cls, deal_id: str | int, entry: str) -> Fired:
-        """Read an entry as the scripts write it: version|symbol|price|trade id|exchange|received|fired|detector."""
-        version, symbol, price, trade_id, at_ms, received_ms, fired_ms, detector = entry.split("|")
+        """Read an entry as the scripts write it: version|symbol|price|trade id|exchange|received|fired|detector, and
+        |gap after a time without prices.
+        """
+        version, symbol, price, trade_id, at_ms, received_ms, fired_ms, detector, *after_gap = entry.split("|")
+        [gap_ms] = after_gap or ["0"]
         return cls(
             deal_id=int(deal_id),
             version=int(version),
@@ -53,15 +58,17 @@ class Fired(NamedTuple):
             received_ms=int(received_ms),
             fired_ms=int(fired_ms),
             detector=detector,
+            gap_ms=int(gap_ms),
         )
 
     @property
     def entry(self) -> str:
         """The text that `parse` reads."""
         trade_id = "" if self.trade_id is None else self.trade_id
+        gap = f"|{self.gap_ms}" if self.gap_ms else ""
         return (
             f"{self.version}|{self.symbol}|{self.price}|{trade_id}|{self.at_ms}|{self.received_ms}|{self.fired_ms}"
-            f"|{self.detector}"
+            f"|{self.detector}{gap}"
         )
 
     def due(self) -> Due:
@@ -75,6 +82,7 @@ class Fired(NamedTuple):
             tick_at=to_datetime(self.at_ms),
             received_at=to_datetime(self.received_ms),
             fired_at=to_datetime(self.fired_ms),
+            gap_ms=self.gap_ms or None,
         )
 
 

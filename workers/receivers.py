@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ from deals.money import plain
 from deals.queries import WatchRow, watch_rows
 from deals.sql import statement
 from workers import announce, book, dead_letters
+from workers.book import Fired
 from workers.clock import WALL_CLOCK, Clock
 from workers.dispatch import send_closures
 
@@ -40,8 +42,10 @@ def on_deal_changed(ids: list[int], **_signal: Any) -> None:
         log.warning("deal.arming_postponed", deal_ids=ids[:20], error=str(error))
 
 
-def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:
-    """Arm what PostgreSQL says, write down that it is armed, and send what fired at once; returns how many were armed.
+def arm_rows(
+    rows: list[WatchRow], *, clock: Clock = WALL_CLOCK, hand_over: Callable[[Sequence[Fired]], object] = send_closures
+) -> int:
+    """Arm what PostgreSQL says, write down that it is armed, hand over what fired at once; returns how many were armed.
 
     The book first, the row second: a crash in between leaves `pending`, and arming twice changes nothing.
     Raises redis.RedisError, kombu OperationalError.
@@ -64,7 +68,7 @@ def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:
             upper=_shown(row.upper_trigger), lower=_shown(row.lower_trigger),
         )  # fmt: skip
     if armed.fired:
-        send_closures(armed.fired)
+        hand_over(armed.fired)
     return len(pending)
 
 

@@ -20,7 +20,7 @@ from market import BTC, ETH, NOT_IN_BOOK, Market, in_book, lose_from_book, messa
 from deals import services
 from deals.models import Account, Deal, Monitoring, Notification
 from deals.settlement import settle
-from workers import book, keys, queues, sweep, system
+from workers import book, keys, queues, sweep, system, windows
 from workers.clock import TapeClock, to_datetime
 from workers.dispatch import send_closures
 from workers.models import SweepPosition
@@ -207,7 +207,7 @@ def test_the_position_moves_on_only_with_what_was_found_in_fired(
 def test_more_than_fit_one_page_are_found_behind_a_backlog_of_fired_ones(
     market: Market, trader: Account, clock: TapeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "FOUND_LIMIT", 3)
+    monkeypatch.setattr(windows, "FOUND_LIMIT", 3)
     market.tick("100")
     deals = [market.open(trader, take_profit="110") for _ in range(10)]
     for lost in deals[7:]:

@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 
 from workers import keys, system
 from workers.book import Fired, parse_fired
+from workers.cancellation import end
 from workers.clock import WALL_CLOCK, Clock
 from workers.dispatch import send_closures
 from workers.heartbeats import EVERY_S, Facts, Sign
@@ -108,9 +109,14 @@ class PriceEngine:
         self._reported: Counter[str] = Counter()
         self._sign = Sign("prices", self.owner)
         self._source = ""
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let `run` end in order. Rather than cancelling it: a cancellation may get lost on the way (see `end`)."""
+        self._stopping.set()
 
     async def run(self, source: PriceSource) -> None:
-        """Read the source until it ends or the task is cancelled; then flush, send and give the leases up."""
+        """Read the source until it ends or `stop` is called; then flush, send and give the leases up."""
         log.info("prices.started", source=source.name, symbols=len(self.symbols), owner=self.owner, token=self.token)
         self._source = source.name
         await self.hold_leases()
@@ -118,14 +124,13 @@ class PriceEngine:
         work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
         loops = [asyncio.create_task(loop()) for loop in work]
         pump = asyncio.create_task(self._pump(source))
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            done, _ = await asyncio.wait([pump, *loops], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([pump, *loops, stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (pump, *loops):
-                task.cancel()
-            await asyncio.gather(pump, *loops, return_exceptions=True)
+            await end(pump, *loops, stopping)
             await self.close()
 
     async def close(self) -> None:

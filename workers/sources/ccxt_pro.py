@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from workers.cancellation import end
 from workers.sources import events
 from workers.sources.backoff import Backoff
 from workers.sources.base import Heartbeat, Tick
@@ -103,9 +104,7 @@ class CcxtSource:
             while True:
                 yield await queue.get()
         finally:
-            for watcher in watchers:
-                watcher.cancel()
-            await asyncio.gather(*watchers, return_exceptions=True)
+            await end(*watchers)
             await self._exchange.close()
 
     async def _markets(self) -> dict[str, str]:

@@ -51,11 +51,7 @@ async def _run(source_name: str, symbols: list[str]) -> None:
     token = await asyncio.to_thread(next_token)
     # What another service publishes must not be published again.
     engine = PriceEngine(symbols, token=token, publish=source_name != "redis")
-    work = asyncio.create_task(engine.run(source))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, work.cancel)
-    try:
-        await work
-    except asyncio.CancelledError:
-        return
+        loop.add_signal_handler(number, engine.stop)
+    await engine.run(source)

@@ -60,8 +60,7 @@ class EventSerializer(serializers.Serializer[DealEvent]):
     error = serializers.CharField(help_text="What went wrong; empty: nothing.")
     gap_ms = serializers.IntegerField(
         allow_null=True,
-        help_text="Closed after an outage: how long there had been no price of the symbol before this one, ms; null: no "
-        "outage.",
+        help_text="After an outage: how long there had been no price of the symbol before this one, ms; null: none.",
     )
 
 

@@ -7,10 +7,11 @@ class MonitoringConfig(AppConfig):
     name = "monitoring"
 
     def ready(self) -> None:
-        """Give the facade its health, and health the operations."""
-        from monitoring import operations
+        """Give the facade its health, and health the operations and degraded mode."""
+        from monitoring import degraded, operations
         from monitoring.health import workers_health
         from workers.manager import worker_manager
 
         worker_manager.bind_health(workers_health)
         operations.watch()
+        degraded.watch()

@@ -119,14 +119,28 @@ def arm(rows: Iterable[WatchRow], *, clock: Clock = WALL_CLOCK, client: Redis | 
     by_symbol: dict[str, list[WatchRow]] = defaultdict(list)
     for row in rows:
         by_symbol[row.symbol].append(row)
+    chunks = [
+        group[start : start + ARM_CHUNK] for group in by_symbol.values() for start in range(0, len(group), ARM_CHUNK)
+    ]
     armed = Armed([], [])
-    for symbol, group in by_symbol.items():
-        for start in range(0, len(group), ARM_CHUNK):
-            _arm_chunk(redis, symbol, group[start : start + ARM_CHUNK], clock.now_ms(), armed)
+    if not chunks:
+        return armed
+    now_ms = clock.now_ms()
+    answers = [ARM.run(redis, *_arm_call(chunks[0], now_ms))]  # from here on the server knows the script
+    with redis.pipeline(transaction=False) as pipe:
+        for chunk in chunks[1:]:
+            ARM.queue(pipe, *_arm_call(chunk, now_ms))
+        answers += pipe.execute()
+    for chunk, (held, fired) in zip(chunks, answers, strict=True):
+        by_id = {str(row.id): row for row in chunk}
+        armed.held.extend(by_id[deal_id] for deal_id in held)
+        armed.fired.extend(parse_fired(fired))
     return armed
 
 
-def _arm_chunk(redis: Redis, symbol: str, rows: list[WatchRow], now_ms: int, armed: Armed) -> None:
+def _arm_call(rows: list[WatchRow], now_ms: int) -> tuple[list[str], list[str | int]]:
+    """Keys and arguments of the script for some deals of one symbol."""
+    symbol = rows[0].symbol
     args: list[str | int] = [now_ms, settings.PRICE_STALE_AFTER_S * 1000, symbol]
     for row in rows:
         watched = row.monitoring in {"pending", "armed"}
@@ -134,10 +148,7 @@ def _arm_chunk(redis: Redis, symbol: str, rows: list[WatchRow], now_ms: int, arm
         lower = plain(row.lower_trigger) if watched and row.lower_trigger is not None else ""
         stop = "L" if row.direction == "up" else "U"
         args += [row.id, row.watch_version, row.watched_from_seq, upper, lower, stop]
-    held, fired = ARM.run(redis, [*_head(), keys.price(symbol), keys.window(symbol), *_sets(symbol)], args)
-    by_id = {str(row.id): row for row in rows}
-    armed.held.extend(by_id[deal_id] for deal_id in held)
-    armed.fired.extend(parse_fired(fired))
+    return [*_head(), keys.price(symbol), keys.window(symbol), *_sets(symbol)], args
 
 
 def fire_found(found: Sequence[Fired], *, now_ms: int, client: Redis | None = None) -> list[Fired] | None:

@@ -70,6 +70,10 @@ class Degraded:
         await self.round()
         self.at_work, self._led = False, set()
         log.warning("prices.degraded_ended", seconds=round(time.monotonic() - began, 1), closed=self._closer.closed)
+        try:
+            await self._engine.record()
+        except DatabaseError as error:  # it is said again every second
+            self._say(str(error))
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -104,7 +104,7 @@ class PriceEngine:
         self._stopping = asyncio.Event()
         self.is_recorded = False
         self.recovery = Recovery(self)
-        self._degraded = Degraded(self)
+        self.degraded = Degraded(self)
         self._newest_token = token
 
     def stop(self) -> None:
@@ -121,7 +121,7 @@ class PriceEngine:
         except RedisError as error:
             log.warning("prices.started_without_redis", error=str(error))
         work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
-        loops = [asyncio.create_task(loop()) for loop in (*work, self._reach_loop, self._degraded.run)]
+        loops = [asyncio.create_task(loop()) for loop in (*work, self._reach_loop, self.degraded.run)]
         pump = asyncio.create_task(self._pump(source))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -135,8 +135,8 @@ class PriceEngine:
 
     async def close(self) -> None:
         """Write what is pending, send what fired, give up the leases. Trouble is logged: the sweep is the promise."""
-        if self._degraded.at_work:
-            await self._degraded.round()
+        if self.degraded.at_work:
+            await self.degraded.round()
         for step in (self.flush, self.send_fired, self._report, self._release, self._end_sign):
             try:
                 await step()
@@ -282,7 +282,7 @@ class PriceEngine:
             self._fired_wake.clear()
             if self.outage.broker_away:
                 self._fired.clear()  # they are in memory, and in `fired`
-                self._degraded.hurry()
+                self.degraded.hurry()
                 continue
             try:
                 await self.send_fired()
@@ -295,10 +295,11 @@ class PriceEngine:
             try:
                 await self.recovery.run()
                 await self.hold_leases()
+                await self.recovery.run()  # the leases may show that Redis was emptied
                 await self.recovery.see_to_book()
                 for symbol in sorted(self.held)[:1]:
                     await self.memory.forget_settled(self.link.client, keys.lease(symbol), self.owner)
-                if not self._degraded.at_work:
+                if not self.degraded.at_work:
                     await self.record()
             except (RedisError, DatabaseError) as error:
                 self.failed(error)

@@ -50,7 +50,11 @@ def arm_rows(
     The book first, the row second: a crash in between leaves `pending`, and arming twice changes nothing.
     Raises redis.RedisError, kombu OperationalError.
     """
-    armed = book.arm(rows, clock=clock)
+    return note_armed(book.arm(rows, clock=clock), hand_over=hand_over)
+
+
+def note_armed(armed: book.Armed, *, hand_over: Callable[[Sequence[Fired]], object] = send_closures) -> int:
+    """The second half of `arm_rows`. Raises kombu OperationalError."""
     pending = [row for row in armed.held if row.monitoring == "pending"]
     if pending:
         with connection.cursor() as cursor:

@@ -129,6 +129,7 @@ class PriceEngine:
             for task in done:
                 task.result()
         finally:
+            self._stopping.set()  # a loop that lost its cancellation ends too
             await end(pump, *loops, stopping)
             await self.recovery.end()
             await self.close()
@@ -200,6 +201,7 @@ class PriceEngine:
             trade_id = "" if price.trade_id is None else price.trade_id
             args += [numbers[price.symbol], price.price, price.at_ms, trade_id, price.seq, price.received_ms]
         state, refused, flat = await PROCESS_TICKS.run_async(self.link.client, names, args)
+        self.outage.redis_answered()
         if not state:
             self.link.forgotten = True
         if refused:
@@ -262,7 +264,7 @@ class PriceEngine:
                 self.backlog.put_first(missed, self.board.renumber)
 
     async def _flush_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await self.backlog.wake.wait()
             self.backlog.wake.clear()
             try:
@@ -270,14 +272,13 @@ class PriceEngine:
                 await self.flush()
                 if self.link.forgotten:
                     await self.recovery.run()
-                self.outage.redis_answers()
             except (RedisError, DatabaseError) as error:
                 self.failed(error)
                 await asyncio.sleep(RETRY_S)
                 self.backlog.wake.set()
 
     async def _send_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await self._fired_wake.wait()
             self._fired_wake.clear()
             if self.outage.broker_away:
@@ -290,11 +291,12 @@ class PriceEngine:
                 self.outage.broker_failed(error)
 
     async def _lease_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await asyncio.sleep(LEASE_RENEWAL_S)
             try:
                 await self.recovery.run()
                 await self.hold_leases()
+                self.outage.redis_answered()
                 await self.recovery.run()  # the leases may show that Redis was emptied
                 await self.recovery.see_to_book()
                 for symbol in sorted(self.held)[:1]:
@@ -320,7 +322,7 @@ class PriceEngine:
 
     async def _reach_loop(self) -> None:
         """Whether the broker can be reached, even while nothing fires: without it nobody sweeps."""
-        while True:
+        while not self._stopping.is_set():
             await asyncio.sleep(REACH_S)
             try:
                 await asyncio.to_thread(self._reach)
@@ -330,7 +332,7 @@ class PriceEngine:
                 self.outage.broker_answers()
 
     async def _report_loop(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             await asyncio.sleep(REPORT_S)
             try:
                 await self._report()
@@ -339,7 +341,7 @@ class PriceEngine:
 
     async def _sign_loop(self) -> None:
         """From the loop that moves the ticks: when it hangs, the sign of life runs out."""
-        while True:
+        while not self._stopping.is_set():
             try:
                 await self._sign.write_async(self.facts(), self.link.client)
             except RedisError as error:

@@ -31,8 +31,12 @@ class Outage:
             self.redis_away = True
             self._change("redis", str(error))
 
-    def redis_answers(self) -> None:
-        """Redis has answered, and knows everything again."""
+    def redis_answered(self) -> None:
+        """A call to Redis has not failed."""
+        self._failures = 0
+
+    def redis_restored(self) -> None:
+        """Redis answers again, and knows everything again."""
         self._failures = 0
         if self.redis_away:
             self.redis_away = False

@@ -52,7 +52,7 @@ class Recovery:
                 await in_thread(system.refresh_state)
                 fired = await engine.memory.put_back(redis, engine.token)
                 engine.link.accept(run_id)
-                engine.outage.redis_answers()
+                engine.outage.redis_restored()
         log.warning("prices.redis_restored", run_id=run_id, fired=len(fired))
         engine.queue_fired(fired)
         await self.see_to_book()

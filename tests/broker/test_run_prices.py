@@ -164,7 +164,7 @@ def test_the_simulated_market_closes_deals_by_itself(start_prices: Start, celery
     start_prices("--source", "simulated", SIMULATED_TICKS_PER_S="100")
     celery_worker(concurrency=2)
     deals = [_simulated_deal(new_account()) for _ in range(20)]
-    wait_until(lambda: not Deal.objects.filter(status=Status.OPEN).exists(), timeout_s=30, what="all have closed")
+    wait_until(lambda: not Deal.objects.filter(status=Status.OPEN).exists(), timeout_s=60, what="all have closed")
     for deal in deals:
         deal.refresh_from_db()
         level = deal.take_profit if deal.close_reason == "take_profit" else deal.stop_loss

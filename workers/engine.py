@@ -29,7 +29,7 @@ from workers.clock import WALL_CLOCK, Clock
 from workers.degraded import Degraded
 from workers.dispatch import reach_broker, send_closures
 from workers.heartbeats import EVERY_S, Facts, Sign
-from workers.memory import Memory
+from workers.memory import KEEP_MS, Memory
 from workers.off_loop import in_thread
 from workers.outage import Outage
 from workers.prices import Price, PriceBoard
@@ -101,6 +101,7 @@ class PriceEngine:
         self._reported: Counter[str] = Counter()
         self._sign = Sign("prices", self.owner)
         self._source = ""
+        self._gaps: dict[str, dict[str, int]] = {}
         self._stopping = asyncio.Event()
         self.is_recorded = False
         self.recovery = Recovery(self)
@@ -155,9 +156,19 @@ class PriceEngine:
     async def _pump(self, source: PriceSource) -> None:
         async with contextlib.aclosing(source.ticks()) as ticks:
             async for tick in ticks:
+                before = self.board.last.get(tick.symbol)
                 price = self.board.accept(tick)
                 if price is not None:
+                    self._note_gap(before, price)
                     self.enqueue(price)
+
+    def _note_gap(self, before: Price | None, price: Price) -> None:
+        """Report a time without prices that made the last one stale. After more than 60 s the buckets hold none of what
+        came before."""
+        gap_ms = 0 if before is None else price.received_ms - before.received_ms
+        if gap_ms >= settings.PRICE_STALE_AFTER_S * 1000:
+            log.warning("feed.gap", symbol=price.symbol, gap_ms=gap_ms, beyond_buckets=gap_ms > KEEP_MS)
+            self._gaps[price.symbol] = {"ms": gap_ms, "endedAt": price.received_ms}
 
     def enqueue(self, price: Price) -> None:
         """Queue an accepted price for the book. While Redis is away the oldest beyond 200,000 are dropped and
@@ -352,7 +363,8 @@ class PriceEngine:
         await self._sign.erase_async(self.link.client)
 
     def facts(self) -> Facts:
-        """What the sign of life says of this process; `feedAgeMs` is None before the first good tick."""
+        """What the sign of life says of this process; `feedAgeMs` is None before the first good tick; `gaps` are
+        each symbol's last time without prices."""
         newest = max((price.received_ms for price in self.board.last.values()), default=None)
         return {
             "source": self._source,
@@ -362,6 +374,7 @@ class PriceEngine:
             "accepted": self.board.accepted,
             "dropped": dict(self.board.dropped),
             "pending": len(self.backlog),
+            "gaps": self._gaps,
         }
 
     async def _report(self) -> None:

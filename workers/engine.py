@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,7 @@ LEASE_MS: Final = 3_000
 LEASE_RENEWAL_S: Final = 1.0
 RETRY_S: Final = 0.2
 REACH_S: Final = 2.0
+RECORD_S: Final = 2.0
 SEND_LIMIT_S: Final = 1.5
 """How long sending may take before the broker counts as away."""
 REPORT_S: Final = 10.0
@@ -104,6 +106,7 @@ class PriceEngine:
         self._gaps: dict[str, dict[str, int]] = {}
         self._stopping = asyncio.Event()
         self.is_recorded = False
+        self._recorded_s = 0.0
         self.recovery = Recovery(self)
         self.degraded = Degraded(self)
         self._newest_token = token
@@ -312,7 +315,7 @@ class PriceEngine:
                 await self.recovery.see_to_book()
                 for symbol in sorted(self.held)[:1]:
                     await self.memory.forget_settled(self.link.client, keys.lease(symbol), self.owner)
-                if not self.degraded.at_work:
+                if not self.degraded.at_work and time.monotonic() - self._recorded_s >= RECORD_S:
                     await self.record()
             except (RedisError, DatabaseError) as error:
                 self.failed(error)
@@ -321,6 +324,7 @@ class PriceEngine:
         """Say in PostgreSQL which symbols this process drives. Raises django.db.OperationalError."""
         held = frozenset(self.held)
         self.is_recorded = True
+        self._recorded_s = time.monotonic()
         tokens = await in_thread(lambda: drivers.record(held, owner=self.owner, token=self.token))
         self._newest_token = max([self._newest_token, *tokens.values()])
 

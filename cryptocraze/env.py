@@ -68,6 +68,14 @@ def rate(name: str, default: str) -> str:
     return value
 
 
+def token(name: str) -> str:
+    """A secret of at least 20 characters without blanks, or nothing. Raises SettingError without repeating it."""
+    value = text(name, "")
+    if value and re.fullmatch(r"[!-~]{20,}", value) is None:
+        raise SettingError(f"{name} must have at least 20 characters and no blanks: `openssl rand -hex 20` makes one")
+    return value
+
+
 def words(name: str, default: str) -> list[str]:
     """A setting as a list of words separated by commas or spaces, without repeats, in order."""
     return list(dict.fromkeys(text(name, default).replace(",", " ").split()))

@@ -188,6 +188,7 @@ REST_FRAMEWORK = {
         "write": env.rate("THROTTLE_WRITE", "120/min"),
         "login": env.rate("THROTTLE_LOGIN", "10/min"),
         "login_name": env.rate("THROTTLE_LOGIN_NAME", "20/min"),
+        "metrics": env.rate("THROTTLE_METRICS", "120/min"),
     },
     # How many proxies stand before the web process and write X-Forwarded-For; 0: the header is not believed.
     "NUM_PROXIES": env.number("NUM_PROXIES", 0, least=0, most=10),
@@ -223,6 +224,9 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.contrib.djangorestframework_camel_case.camelize_serializer_fields",
     ],
 }
+
+# What Prometheus may send instead of the token of someone on the staff: it is good while PostgreSQL is away, too.
+METRICS_TOKEN = env.token("METRICS_TOKEN")
 
 # --- Web -------------------------------------------------------------------------------------------------------
 

@@ -2,16 +2,17 @@ from django.apps import AppConfig
 
 
 class MonitoringConfig(AppConfig):
-    """Watches: health, statistics, the operator's view."""
+    """Watches: health, statistics, metrics, the operator's view."""
 
     name = "monitoring"
 
     def ready(self) -> None:
-        """Give the facade its health, and health the operations and degraded mode."""
-        from monitoring import degraded, operations
+        """Give the facade its health, and health operations and degraded mode; let metrics ask along with it."""
+        from monitoring import degraded, metrics, operations
         from monitoring.health import workers_health
         from workers.manager import worker_manager
 
         worker_manager.bind_health(workers_health)
         operations.watch()
         degraded.watch()
+        metrics.watch()

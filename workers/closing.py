@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from deals import services
 from deals.queries import watch_rows
 from deals.settlement import Closure, Failure, settle
-from workers import announce, book, dead_letters
+from workers import announce, book, counters, dead_letters
 from workers.book import Fired
 from workers.clock import WALL_CLOCK
 from workers.dispatch import batches
@@ -41,6 +41,7 @@ def announce_closures(closed: list[Closure]) -> None:
         if closed:
             announce.publish_notifications([closure.deal_id for closure in closed])
     except RedisError as error:
+        counters.note(counters.PUBLISH_ERRORS, "announcement")
         log.warning("closures.not_announced", deals=len(closed), error=str(error))
 
 
@@ -62,6 +63,8 @@ class Closer:
 
         Raises Unavailable `system_not_running`, django.db.OperationalError and InterfaceError: hand them in again.
         """
+        if not self.redis_answers:
+            counters.pause()
         return [item for batch in batches(fired) for item in self._close(batch)]
 
     def _close(self, batch: Sequence[Fired]) -> list[Fired]:
@@ -86,6 +89,7 @@ class Closer:
         error = f"{type(failure.error).__name__}: {failure.error}"
         log.warning("deal.attempt_failed", deal_id=fired.deal_id, attempt=attempt, error=error)
         services.record_attempt(deal_id=fired.deal_id, version=fired.version, price=failure.due.price, error=error)
+        counters.count({counters.field(counters.FAILURES, "deal"): 1})
         self._failed[key] = (attempt, first_failed_ms)
         if attempt <= MAX_RETRIES:
             return False

@@ -16,7 +16,7 @@ from deals import locks, services
 from deals.errors import Conflict, NotFound, Unavailable
 from deals.models import Monitoring, Status
 from deals.settlement import Failure
-from workers import audit, book
+from workers import audit, book, counters
 from workers.audit import Actor
 from workers.book import Fired
 from workers.clock import WALL_CLOCK, to_datetime
@@ -63,6 +63,7 @@ def bury(fired: Fired, failure: Failure, *, attempts: int, first_failed_ms: int,
             DeadLetter.objects.filter(pk=letter.pk, state=DeadLetter.State.REQUEUED).update(
                 **facts, state=DeadLetter.State.FAILED, attempts=F("attempts") + attempts
             )
+    counters.count({counters.NEW_DEAD_LETTERS: 1})
     log.error("dead_letter.new", deal_id=fired.deal_id, symbol=fired.symbol, error=str(error), attempts=attempts)
     return True
 

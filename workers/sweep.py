@@ -17,7 +17,7 @@ from django.db import connection
 from deals.models import WATCHED, Monitoring
 from deals.queries import expiring_ids, pending_rows, watch_rows
 from deals.sql import statement
-from workers import announce, book, keys, queues, system, windows
+from workers import announce, book, counters, keys, queues, system, windows
 from workers.book import Fired
 from workers.clock import WALL_CLOCK, Clock, to_datetime
 from workers.dispatch import send_closures
@@ -33,6 +33,7 @@ ARM_LIMIT: Final = 5_000
 EXPIRE_LIMIT: Final = 1_000
 RESEND_AFTER_MS: Final = 5_000
 LONGEST_WAIT_MS: Final = 60_000
+SWEEP_WORK: Final = ("found", "resent", "armed", "expired")
 
 Close = Callable[[Sequence[Fired]], object]
 """Takes what has fired and closes it, or hands it to somebody who does."""
@@ -78,10 +79,15 @@ def sweep(*, clock: Clock = WALL_CLOCK, close: Close | None = None) -> SweepRepo
 
 
 def remember(report: SweepReport, *, clock: Clock = WALL_CLOCK) -> None:
-    """Say when the last sweep ended and what it did, unless another one was at work. Raises redis.RedisError."""
+    """Say when the last sweep ended and what it did, and count it, unless another one was at work.
+
+    Raises redis.RedisError.
+    """
     if not report.skipped:
         figures: dict[Any, Any] = {"at": clock.now_ms(), **report.counts()}
         connect().hset(keys.last_sweep(), mapping=figures)
+        done = {counters.field(counters.SWEEP_DEALS, name): getattr(report, name) for name in SWEEP_WORK}
+        counters.count({counters.SWEEPS: 1, counters.SWEEP_US: report.duration_ms * 1000, **done})
 
 
 def _sweep(clock: Clock, report: SweepReport, close: Close | None) -> None:

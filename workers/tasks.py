@@ -16,8 +16,9 @@ from django.utils import timezone
 from deals import services
 from deals.errors import Unavailable
 from deals.settlement import Failure, settle
-from workers import book, closing, dead_letters, job_log, reconcile, sweep
+from workers import book, closing, counters, dead_letters, job_log, reconcile, sweep
 from workers.book import Fired
+from workers.dispatch import describe
 from workers.retry import MAX_RETRIES, TRANSIENT, backoff_s
 
 log = structlog.get_logger(__name__)
@@ -38,7 +39,9 @@ def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: i
         return 0
     except TRANSIENT as error:
         log.warning("closures.retry", deals=len(fired), attempt=self.request.retries + 1, error=str(error))
-        raise self.retry(exc=error, countdown=backoff_s(self.request.retries)) from error
+        # Celery keeps `argsrepr` for no second attempt.
+        shown: dict[str, Any] = {"argsrepr": describe(list(fired.values()))}
+        raise self.retry(exc=error, countdown=backoff_s(self.request.retries), **shown) from error
     # What was closed leaves `fired`; so does what a later read shows is not due any more.
     finished = [closure.deal_id for closure in report.closed] + report.gone + report.changed
     closing.after_commit(fired, finished, report.changed)
@@ -55,6 +58,7 @@ def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first
     error = f"{type(failure.error).__name__}: {failure.error}"
     log.warning("deal.attempt_failed", deal_id=fired.deal_id, attempt=attempt, error=error)
     services.record_attempt(deal_id=fired.deal_id, version=fired.version, price=failure.due.price, error=error)
+    counters.count({counters.field(counters.FAILURES, "deal"): 1})
     if attempt > MAX_RETRIES:
         dead_letters.bury(fired, failure, attempts=attempt, first_failed_ms=since_ms, task=str(task.name))
         book.clear_fired([(fired.deal_id, fired.version)])
@@ -62,7 +66,7 @@ def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first
     delay_s = backoff_s(task.request.retries)
     book.postpone({fired.deal_id: time.time_ns() // 1_000_000 + 2 * delay_s * 1000})
     # Options of Celery's that its stubs do not know.
-    options: dict[str, Any] = {"argsrepr": f"deals {fired.deal_id}", "retries": attempt}
+    options: dict[str, Any] = {"argsrepr": describe([fired]), "retries": attempt}
     message = [[fired.deal_id, fired.entry]]
     task.apply_async(args=(message,), kwargs={"first_failed_ms": since_ms}, countdown=delay_s, **options)
 

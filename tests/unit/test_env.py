@@ -50,6 +50,20 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     assert env.number("WORKER_CONCURRENCY", 5, least=1, most=64) == 5
 
 
+@pytest.mark.parametrize("value", ["short", "long enough, but with blanks"])
+def test_a_token_that_is_easily_guessed_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("METRICS_TOKEN", value)
+    with pytest.raises(env.SettingError, match="METRICS_TOKEN must have at least 20 characters") as refused:
+        env.token("METRICS_TOKEN")
+    assert value not in str(refused.value)
+    monkeypatch.setenv("METRICS_TOKEN", "")
+    assert env.token("METRICS_TOKEN") == ""
+    monkeypatch.setenv("METRICS_TOKEN", "t" * 20)
+    assert env.token("METRICS_TOKEN") == "t" * 20
+
+
 def test_words_come_in_order_without_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMBOLS", "BTCUSDT,ETHUSDT  BTCUSDT")
     assert env.words("SYMBOLS", "") == ["BTCUSDT", "ETHUSDT"]

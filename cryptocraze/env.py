@@ -8,8 +8,10 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from workers import sentinel
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DEFAULT_WEB_PORT = 8000
@@ -170,15 +172,50 @@ def redis_url() -> str:
 def broker_url(redis: str) -> str:
     """Celery's broker: CELERY_BROKER_URL, else the same Redis as everything."""
     url = os.environ.get("CELERY_BROKER_URL", "").strip() or redis
+    if sentinel.is_sentinel(url):
+        return _checked_sentinel("CELERY_BROKER_URL", url).for_celery()
     if urlsplit(url).scheme == "unix":
         raise SettingError("CELERY_BROKER_URL is not set, and Celery cannot use a unix:// address: set it to a TCP one")
     return _with_verification("CELERY_BROKER_URL", url) if urlsplit(url).scheme == "rediss" else url
 
 
+def broker_sentinel_options(redis: str) -> dict[str, Any]:
+    """Transport options for a broker behind Sentinels; none for any other."""
+    url = os.environ.get("CELERY_BROKER_URL", "").strip() or redis
+    if not sentinel.is_sentinel(url):
+        return {}
+    address = _checked_sentinel("CELERY_BROKER_URL", url)
+    return {"master_name": address.master, "sentinel_kwargs": address.sentinel_options}
+
+
+def _checked_sentinel(name: str, url: str) -> sentinel.Address:
+    try:
+        return sentinel.parse(url)
+    except ValueError as error:
+        shape = "sentinel://:password@host:26379,host:26379/0?master=NAME"
+        raise SettingError(f"{name} must look like {shape}: {error}") from None
+
+
+def is_rabbitmq(url: str) -> bool:
+    """Whether the address is one of AMQP."""
+    return urlsplit(url).scheme in {"amqp", "amqps", "pyamqp"}
+
+
+def queue_type(broker_url: str) -> str:
+    """CELERY_QUEUE_TYPE: `classic`, or `quorum` for queues that RabbitMQ keeps on several machines."""
+    chosen = choice("CELERY_QUEUE_TYPE", "classic", ("classic", "quorum"))
+    if chosen == "quorum" and not is_rabbitmq(broker_url):
+        raise SettingError("CELERY_QUEUE_TYPE=quorum needs RabbitMQ: set CELERY_BROKER_URL to an amqp:// address")
+    return chosen
+
+
 def _checked_redis(name: str, url: str) -> str:
     scheme = urlsplit(url).scheme
+    if scheme == sentinel.SCHEME:
+        _checked_sentinel(name, url)
+        return url
     if scheme not in {"redis", "rediss", "unix"}:
-        raise SettingError(f"{name} must begin with redis://, rediss:// or unix://")
+        raise SettingError(f"{name} must begin with redis://, rediss://, unix:// or sentinel://")
     return _with_verification(name, url) if scheme == "rediss" else url
 
 

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from monitoring.sql import statement
-from workers import book, keys, queues
+from workers import book, keys, queues, sentinel
 from workers.clock import WALL_CLOCK
 from workers.heartbeats import Beat, read_beats
 from workers.queues import Waiting
@@ -188,7 +188,7 @@ def _only_row(cursor: psycopg.Cursor[Any]) -> Any:
 
 @cache
 def _redis_client(url: str) -> redis.Redis:
-    return redis.Redis.from_url(
+    return sentinel.client(
         url,
         decode_responses=True,
         socket_timeout=PROBE_LIMIT_S / 2,

@@ -99,6 +99,7 @@ def _sweep(clock: Clock, report: SweepReport, close: Close | None) -> None:
     if report.found:
         log.warning("sweep.found", deals=report.found, ids=report.found_ids[:20])
     if found:
+        announce.publish_triggers(found)
         (close or send_closures)(found)
     if close is None:
         report.resent = resend(clock=clock, but=[fired.deal_id for fired in found])

@@ -16,7 +16,7 @@ from django.utils import timezone
 from deals import services
 from deals.errors import Unavailable
 from deals.settlement import Failure, settle
-from workers import book, closing, counters, dead_letters, job_log, reconcile, sweep
+from workers import audit, book, closing, counters, dead_letters, job_log, operations, reconcile, sweep
 from workers.book import Fired
 from workers.dispatch import describe
 from workers.retry import MAX_RETRIES, TRANSIENT, backoff_s
@@ -93,4 +93,4 @@ def reconcile_task() -> int:
 def housekeeping() -> int:
     """Resolve the dead letters that nobody resolved, and trim what is kept only for a while."""
     dead_letters.resolve()
-    return dead_letters.trim() + job_log.trim()
+    return dead_letters.trim() + job_log.trim() + operations.trim() + audit.trim()

@@ -183,3 +183,47 @@ def test_every_program_ends_with_one_line_that_names_the_wrong_setting(command: 
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
     assert line.startswith(f"cryptocraze: {named} must be ")
+
+
+SENTINELS = "sentinel://:a%2Fb@s1:26379,s2,[::1]:26380/3?master=ours&sentinel_password=c%2Fd"
+
+
+def test_an_address_of_sentinels_is_kept_for_redis_and_rewritten_for_the_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REDIS_URL", SENTINELS)
+    assert env.redis_url() == SENTINELS
+    broker = "sentinel://:a%2Fb@s1:26379/3;sentinel://:a%2Fb@s2:26379/3;sentinel://:a%2Fb@[::1]:26380/3"
+    assert env.broker_url(env.redis_url()) == broker
+    options = env.broker_sentinel_options(env.redis_url())
+    assert (options["master_name"], options["sentinel_kwargs"]["password"]) == ("ours", "c/d")
+
+
+def test_another_broker_has_no_options_of_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://broker//")
+    assert env.broker_sentinel_options(SENTINELS) == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("sentinel://s1:26379/0", r"it does not say \?master=NAME"),
+        ("sentinel://s1,:26379/0?master=ours", "a host is missing"),
+        ("sentinel://s1/x?master=ours", "the database must be a number, not 'x'"),
+        ("sentinel://s1:port/0?master=ours", "Port could not be cast"),
+        ("sentinel://s1/0?master=ours&ssl=true", "ssl is no option of a sentinel:// address"),
+    ],
+)
+@pytest.mark.parametrize("name", ["REDIS_URL", "CELERY_BROKER_URL"])
+def test_a_wrong_address_of_sentinels_is_named(monkeypatch: pytest.MonkeyPatch, name: str, url: str, what: str) -> None:
+    monkeypatch.setenv(name, url)
+    with pytest.raises(env.SettingError, match=f"{name} must look like sentinel://.*: {what}"):
+        env.broker_url(env.redis_url())
+
+
+def test_quorum_queues_need_rabbitmq(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert env.queue_type("redis://127.0.0.1:1/0") == "classic"
+    monkeypatch.setenv("CELERY_QUEUE_TYPE", "quorum")
+    assert env.queue_type("amqps://rabbit:5671//") == "quorum"
+    with pytest.raises(env.SettingError, match="CELERY_QUEUE_TYPE=quorum needs RabbitMQ"):
+        env.queue_type("redis://127.0.0.1:1/0")

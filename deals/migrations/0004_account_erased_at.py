@@ -8,11 +8,12 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.AddField(
-            model_name="dealevent",
-            name="gap_ms",
-            field=models.PositiveBigIntegerField(
+            model_name="account",
+            name="erased_at",
+            field=models.DateTimeField(
+                blank=True,
+                help_text="When its user's personal data were erased: it opens no deals any more.",
                 null=True,
-                help_text="After an outage: how long the symbol had had no price before this one; NULL: no outage.",
             ),
         ),
     ]

@@ -3,7 +3,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("workers", "0005_groups"),
+        ("workers", "0006_personal_data"),
     ]
 
     operations = [

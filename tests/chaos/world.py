@@ -134,7 +134,9 @@ class World:
         moving = threading.Thread(target=self.feed.go, args=[targets])
         moving.start()
         ended = self._when_survived(fault, ids)
-        moving.join()
+        while moving.is_alive():  # deals may close while their price cannot be written
+            self.mend_due()
+            moving.join(0.1)
         if undo and fault.from_mending:
             began += undo.after_s
         recovery_s = max(0.0, ended - began)

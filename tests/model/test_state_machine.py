@@ -304,7 +304,7 @@ class DomainMachine(RuleBasedStateMachine):
         kept = {keys.state(), keys.book_epoch(), keys.book_progress(), keys.counters()}
         kept |= {key(symbol) for symbol in SYMBOLS for key in (keys.price, keys.window, keys.lease)}
         assert {str(key) for key in connect().scan_iter()} <= kept
-        assert self.real.market.engine._memory.unsettled == {}
+        assert self.real.market.engine.memory.unsettled == {}
 
     # --- help -------------------------------------------------------------------------------------------------------
 

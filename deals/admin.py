@@ -102,7 +102,7 @@ class DealEventInline(ReadOnlyInline):
     model = DealEvent
     verbose_name_plural = "history"
     ordering = ("pk",)
-    fields = facts(DealEvent, "at", "kind", "version", "price", "trade_id", "detector", "error")
+    fields = facts(DealEvent, "at", "kind", "version", "price", "trade_id", "detector", "gap_ms", "error")
     readonly_fields = fields
 
 

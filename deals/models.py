@@ -302,6 +302,9 @@ class DealEvent(models.Model):
     detector = models.CharField(max_length=8, choices=Detector.choices, null=True)  # noqa: DJ001 - NULL where nothing fired
     at = models.DateTimeField()
     error = models.TextField(default="", blank=True)
+    gap_ms = models.PositiveBigIntegerField(
+        null=True, help_text="After an outage: how long the symbol had had no price before this one; NULL: no outage."
+    )
 
     class Meta:
         db_table = "deal_events"

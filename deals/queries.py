@@ -48,6 +48,8 @@ class DueRow(NamedTuple):
     low: Decimal
     high: Decimal
     monitoring: str
+    watched_from_seq: int
+    watched_from_at: datetime
 
 
 class CurrentState(NamedTuple):

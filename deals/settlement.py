@@ -36,6 +36,7 @@ class Due(NamedTuple):
     tick_at      exchange time of the price
     received_at  when the price reached us
     fired_at     when it was found to cross the trigger
+    gap_ms       how long the symbol had had no price before this one, when that was an outage; else None
     """
 
     deal_id: int
@@ -46,6 +47,7 @@ class Due(NamedTuple):
     tick_at: datetime | None = None
     received_at: datetime | None = None
     fired_at: datetime | None = None
+    gap_ms: int | None = None
 
 
 class Closure(NamedTuple):
@@ -261,6 +263,7 @@ def _execute(closings: list[_Closing], started_at: datetime) -> dict[int, _Writt
         "tick_ats": [closing.due.tick_at for closing in closings],
         "received_ats": [closing.due.received_at for closing in closings],
         "fired_ats": [closing.due.fired_at for closing in closings],
+        "gaps_ms": [closing.due.gap_ms for closing in closings],
         "started_at": started_at,
         "closed_at": closed_at,
     }

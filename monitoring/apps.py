@@ -7,11 +7,12 @@ class MonitoringConfig(AppConfig):
     name = "monitoring"
 
     def ready(self) -> None:
-        """Give the facade its health, and health the operations; let metrics ask PostgreSQL along with it."""
-        from monitoring import metrics, operations
+        """Give the facade its health, and health operations and degraded mode; let metrics ask along with it."""
+        from monitoring import degraded, metrics, operations
         from monitoring.health import workers_health
         from workers.manager import worker_manager
 
         worker_manager.bind_health(workers_health)
         operations.watch()
+        degraded.watch()
         metrics.watch()

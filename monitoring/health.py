@@ -64,6 +64,14 @@ class Report:
         """Whether all components are."""
         return all(component.is_healthy for component in self.components)
 
+    @property
+    def status(self) -> str:
+        """`healthy`, `unhealthy`, or `degraded`: not healthy either, but the prices process closes deals meanwhile."""
+        if self.is_healthy:
+            return "healthy"
+        bad = {check.name for component in self.components for check in component.checks if not check.is_healthy}
+        return "degraded" if "degraded" in bad and self.facts.database is not None else "unhealthy"
+
 
 def register_check(component: str, name: str, *, ask: Question, judge: Extra) -> None:
     """Add a check to a component: `ask` gets a cursor (PostgreSQL, read-only) and shares its second; `judge` makes
@@ -145,7 +153,7 @@ def workers_health() -> dict[str, Any]:
     current = report()
     return {
         "isHealthy": current.is_healthy,
-        "status": "healthy" if current.is_healthy else "unhealthy",
+        "status": current.status,
         "uptime": current.uptime_ms,
         "components": {component.name: _small(component) for component in current.components},
     }

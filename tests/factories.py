@@ -41,7 +41,7 @@ def set_price(symbol: str = "BTCUSDT", price: str = "100", *, age_s: float = 0, 
     at_ms = WALL_CLOCK.now_ms() - int(age_s * 1000)
     names = [keys.state(), keys.fired(), keys.fired_at(), keys.price(symbol), keys.window(symbol)]
     names += [keys.upper(symbol), keys.lower(symbol), keys.versions(symbol), keys.lease(symbol)]
-    head = [token, secrets.token_hex(4), WALL_CLOCK.now_ms(), 1, 1, symbol, keys.price_update(symbol)]
+    head = [token, secrets.token_hex(4), WALL_CLOCK.now_ms(), 1, 10_000, 1, symbol, keys.price_update(symbol)]
     _state, refused, flat = PROCESS_TICKS.run(connect(), names, [*head, 1, price, at_ms, "", next(_seqs), at_ms])
     assert not refused
     return parse_fired(flat)

@@ -38,11 +38,16 @@ class Fired(NamedTuple):
     received_ms: int
     fired_ms: int
     detector: str
+    gap_ms: int = 0
+    """How long the symbol had had no price before this one, when the last one was stale by then; else 0."""
 
     @classmethod
     def parse(cls, deal_id: str | int, entry: str) -> Fired:
-        """Read an entry as the scripts write it: version|symbol|price|trade id|exchange|received|fired|detector."""
-        version, symbol, price, trade_id, at_ms, received_ms, fired_ms, detector = entry.split("|")
+        """Read an entry as the scripts write it: version|symbol|price|trade id|exchange|received|fired|detector, and
+        |gap after a time without prices.
+        """
+        version, symbol, price, trade_id, at_ms, received_ms, fired_ms, detector, *after_gap = entry.split("|")
+        [gap_ms] = after_gap or ["0"]
         return cls(
             deal_id=int(deal_id),
             version=int(version),
@@ -53,15 +58,17 @@ class Fired(NamedTuple):
             received_ms=int(received_ms),
             fired_ms=int(fired_ms),
             detector=detector,
+            gap_ms=int(gap_ms),
         )
 
     @property
     def entry(self) -> str:
         """The text that `parse` reads."""
         trade_id = "" if self.trade_id is None else self.trade_id
+        gap = f"|{self.gap_ms}" if self.gap_ms else ""
         return (
             f"{self.version}|{self.symbol}|{self.price}|{trade_id}|{self.at_ms}|{self.received_ms}|{self.fired_ms}"
-            f"|{self.detector}"
+            f"|{self.detector}{gap}"
         )
 
     def due(self) -> Due:
@@ -75,6 +82,7 @@ class Fired(NamedTuple):
             tick_at=to_datetime(self.at_ms),
             received_at=to_datetime(self.received_ms),
             fired_at=to_datetime(self.fired_ms),
+            gap_ms=self.gap_ms or None,
         )
 
 
@@ -111,14 +119,28 @@ def arm(rows: Iterable[WatchRow], *, clock: Clock = WALL_CLOCK, client: Redis | 
     by_symbol: dict[str, list[WatchRow]] = defaultdict(list)
     for row in rows:
         by_symbol[row.symbol].append(row)
+    chunks = [
+        group[start : start + ARM_CHUNK] for group in by_symbol.values() for start in range(0, len(group), ARM_CHUNK)
+    ]
     armed = Armed([], [])
-    for symbol, group in by_symbol.items():
-        for start in range(0, len(group), ARM_CHUNK):
-            _arm_chunk(redis, symbol, group[start : start + ARM_CHUNK], clock.now_ms(), armed)
+    if not chunks:
+        return armed
+    now_ms = clock.now_ms()
+    answers = [ARM.run(redis, *_arm_call(chunks[0], now_ms))]  # from here on the server knows the script
+    with redis.pipeline(transaction=False) as pipe:
+        for chunk in chunks[1:]:
+            ARM.queue(pipe, *_arm_call(chunk, now_ms))
+        answers += pipe.execute()
+    for chunk, (held, fired) in zip(chunks, answers, strict=True):
+        by_id = {str(row.id): row for row in chunk}
+        armed.held.extend(by_id[deal_id] for deal_id in held)
+        armed.fired.extend(parse_fired(fired))
     return armed
 
 
-def _arm_chunk(redis: Redis, symbol: str, rows: list[WatchRow], now_ms: int, armed: Armed) -> None:
+def _arm_call(rows: list[WatchRow], now_ms: int) -> tuple[list[str], list[str | int]]:
+    """Keys and arguments of the script for some deals of one symbol."""
+    symbol = rows[0].symbol
     args: list[str | int] = [now_ms, settings.PRICE_STALE_AFTER_S * 1000, symbol]
     for row in rows:
         watched = row.monitoring in {"pending", "armed"}
@@ -126,10 +148,7 @@ def _arm_chunk(redis: Redis, symbol: str, rows: list[WatchRow], now_ms: int, arm
         lower = plain(row.lower_trigger) if watched and row.lower_trigger is not None else ""
         stop = "L" if row.direction == "up" else "U"
         args += [row.id, row.watch_version, row.watched_from_seq, upper, lower, stop]
-    held, fired = ARM.run(redis, [*_head(), keys.price(symbol), keys.window(symbol), *_sets(symbol)], args)
-    by_id = {str(row.id): row for row in rows}
-    armed.held.extend(by_id[deal_id] for deal_id in held)
-    armed.fired.extend(parse_fired(fired))
+    return [*_head(), keys.price(symbol), keys.window(symbol), *_sets(symbol)], args
 
 
 def fire_found(found: Sequence[Fired], *, now_ms: int, client: Redis | None = None) -> list[Fired] | None:

@@ -73,6 +73,10 @@ class _Waiting:
         with self._lock:
             self._counts.update(counts)
 
+    def pause(self) -> None:
+        """Do not try to write for a while."""
+        self._away_until = time.monotonic() + PAUSE_S
+
     def write(self, client: Redis | None) -> None:
         """Write all that waits, in one round trip; keep it when Redis does not answer."""
         with self._lock:
@@ -87,7 +91,7 @@ class _Waiting:
                     pipe.hincrby(keys.counters(), name, count)
                 pipe.execute()
         except RedisError as error:
-            self._away_until = time.monotonic() + PAUSE_S
+            self.pause()
             self.keep(counts)
             log.warning("counters.not_written", fields=len(counts), error=str(error))
 
@@ -113,6 +117,11 @@ def note(*parts: object) -> None:
 def write_waiting() -> None:
     """Write what was only noted so far, if anything was."""
     _waiting.write(None)
+
+
+def pause() -> None:
+    """Redis is known to be away: count in memory for some seconds, without waiting for its time-out."""
+    _waiting.pause()
 
 
 def read(client: Redis) -> dict[str, int]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from celery import current_app
+from django.conf import settings
 from kombu.exceptions import OperationalError
 
 from workers import counters
 from workers.book import Fired
 
 BATCH: Final = 500
+REACH_S: Final = 1.0
 
 
 def send_closures(fired: Sequence[Fired]) -> None:
@@ -24,6 +26,15 @@ def send_closures(fired: Sequence[Fired]) -> None:
             counters.note(counters.PUBLISH_ERRORS, "queue")
             raise
     counters.write_waiting()
+
+
+def reach_broker() -> None:
+    """Connect to the broker, anew. Raises kombu's OperationalError, or what the broker's library raises."""
+    redis = {"socket_timeout": REACH_S, "socket_connect_timeout": REACH_S}
+    options = redis if hasattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS") else {}
+    link: Any = current_app.connection_for_write(connect_timeout=REACH_S, transport_options=options)
+    with link as connection:
+        connection.ensure_connection(max_retries=0, timeout=REACH_S)
 
 
 def batches(fired: Sequence[Fired]) -> Iterator[Sequence[Fired]]:

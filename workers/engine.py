@@ -1,7 +1,8 @@
 """The prices process: from a tick to fired deals in the queue. One asyncio loop; what may block runs off it.
 
-pump: source → board (memory) → pending        flush: pending → Lua script (Redis) → fired
+pump: source → board (memory) → backlog        flush: backlog → Lua script (Redis) → fired
 send: fired → Celery                           lease: who drives which symbol
+While Redis or the broker does not answer, workers/degraded.py closes what is due in this process.
 """
 
 from __future__ import annotations
@@ -9,39 +10,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections import Counter, deque
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
+from django.conf import settings
 from django.db import DatabaseError, connection
 from kombu.exceptions import OperationalError as BrokerError
-from redis.asyncio import Redis
-from redis.asyncio.connection import Connection
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from workers import keys, system
+from workers import drivers, keys, system
+from workers.backlog import Backlog
 from workers.book import Fired, parse_fired
 from workers.cancellation import end
 from workers.clock import WALL_CLOCK, Clock
-from workers.dispatch import send_closures
+from workers.degraded import Degraded
+from workers.dispatch import reach_broker, send_closures
 from workers.heartbeats import EVERY_S, Facts, Sign
-from workers.memory import Memory
+from workers.memory import KEEP_MS, Memory
+from workers.off_loop import in_thread
+from workers.outage import Outage
 from workers.prices import Price, PriceBoard
-from workers.redis_client import HOLD_LEASES, PROCESS_TICKS, RELEASE_LEASES, connect_async
+from workers.recovery import Recovery
+from workers.redis_client import HOLD_LEASES, PROCESS_TICKS, RELEASE_LEASES
+from workers.redis_link import Forgotten, RedisLink
 from workers.sources.base import PriceSource
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 FLUSH_LIMIT: Final = 200
-PENDING_LIMIT: Final = 200_000
-SPARE_MS: Final = 10_000
 LEASE_MS: Final = 3_000
 LEASE_RENEWAL_S: Final = 1.0
 RETRY_S: Final = 0.2
+REACH_S: Final = 2.0
+RECORD_S: Final = 2.0
+SEND_LIMIT_S: Final = 1.5
+"""How long sending may take before the broker counts as away."""
 REPORT_S: Final = 10.0
 TOKEN_RESERVE: Final = 1_000_000
 
@@ -53,28 +60,17 @@ def next_token() -> int:
         return int(cursor.fetchone()[0])
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Run something that needs PostgreSQL off the loop, and leave no connection behind in that thread."""
-
-    def run() -> T:
-        try:
-            return work()
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(run)
-
-
-def _run_id(info: str) -> str:
-    """The server's run id in an answer to INFO."""
-    return next(line.removeprefix("run_id:") for line in info.splitlines() if line.startswith("run_id:"))
+def _say_late(sending: asyncio.Future[None]) -> None:
+    """What became of messages that took too long: they count as not sent, and are closed here."""
+    if not sending.cancelled() and (error := sending.exception()) is not None:
+        log.warning("prices.sending_failed", error=str(error))
 
 
 class PriceEngine:
     """Drives its symbols while it holds their leases; stays warm beside another one that does.
 
     Ticks update its own memory first. Redis or broker trouble never stops the tick loop: ticks wait in order, and what
-    fired waits in Redis' `fired`, from where the sweep re-sends it.
+    is due is closed in this process meanwhile.
     """
 
     def __init__(
@@ -85,31 +81,35 @@ class PriceEngine:
         clock: Clock = WALL_CLOCK,
         publish: bool = True,
         send: Callable[[Sequence[Fired]], None] = send_closures,
+        reach: Callable[[], None] = reach_broker,
     ) -> None:
         self.symbols = list(symbols)
         self.board = PriceBoard(self.symbols, token=token, clock=clock)
         self.held: set[str] = set()
         self.owner = secrets.token_hex(8)
         self.token = token
-        self._clock = clock
+        self.clock = clock
+        self.flushing = asyncio.Lock()
+        self.backlog = Backlog()
+        self.memory = Memory()
+        self.outage = Outage()
         self._publish = publish
         self._send = send
-        self._redis: Redis = connect_async(self._refuse_restarted)
-        self._run_id: str | None = None
-        self._memory = Memory()
-        self._pending: deque[Price] = deque()
-        self._spare: deque[Price] = deque()
-        self._pending_wake = asyncio.Event()
-        self._flushing = asyncio.Lock()
+        self._reach = reach
+        self.link = RedisLink()
         self._fired: list[Fired] = []
         self._fired_wake = asyncio.Event()
-        self._state = ""
-        self._restarted = False
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="send")
         self._reported: Counter[str] = Counter()
         self._sign = Sign("prices", self.owner)
         self._source = ""
+        self._gaps: dict[str, dict[str, int]] = {}
         self._stopping = asyncio.Event()
+        self.is_recorded = False
+        self._recorded_s = 0.0
+        self.recovery = Recovery(self)
+        self.degraded = Degraded(self)
+        self._newest_token = token
 
     def stop(self) -> None:
         """Let `run` end in order. Rather than cancelling it: a cancellation may get lost on the way (see `end`)."""
@@ -119,10 +119,13 @@ class PriceEngine:
         """Read the source until it ends or `stop` is called; then flush, send and give the leases up."""
         log.info("prices.started", source=source.name, symbols=len(self.symbols), owner=self.owner, token=self.token)
         self._source = source.name
-        await self.hold_leases()
-        await _in_thread(system.refresh_state)
+        try:
+            await self.hold_leases()
+            await in_thread(system.refresh_state)
+        except RedisError as error:
+            log.warning("prices.started_without_redis", error=str(error))
         work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
-        loops = [asyncio.create_task(loop()) for loop in work]
+        loops = [asyncio.create_task(loop()) for loop in (*work, self._reach_loop, self.degraded.run)]
         pump = asyncio.create_task(self._pump(source))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -132,68 +135,69 @@ class PriceEngine:
         finally:
             self._stopping.set()  # a loop that lost its cancellation ends too
             await end(pump, *loops, stopping)
+            await self.recovery.end()
             await self.close()
 
     async def close(self) -> None:
         """Write what is pending, send what fired, give up the leases. Trouble is logged: the sweep is the promise."""
+        if self.degraded.at_work:
+            await self.degraded.round()
         for step in (self.flush, self.send_fired, self._report, self._release, self._end_sign):
             try:
                 await step()
-            except (RedisError, BrokerError) as error:
+            except (RedisError, BrokerError, DatabaseError, TimeoutError) as error:
                 log.warning("prices.closing_trouble", step=step.__name__, error=str(error))
-        await self._redis.aclose()
+        await self.link.client.aclose()
         self._sender.shutdown()
         log.info("prices.stopped", owner=self.owner)
 
     async def _release(self) -> None:
-        await RELEASE_LEASES.run_async(self._redis, [keys.lease(symbol) for symbol in self.symbols], [self.owner])
-
-    @property
-    def backlog(self) -> int:
-        """How many accepted prices wait for Redis."""
-        return len(self._pending)
+        if self.is_recorded:
+            await in_thread(lambda: drivers.release(self.owner))
+        await RELEASE_LEASES.run_async(self.link.client, [keys.lease(symbol) for symbol in self.symbols], [self.owner])
 
     async def _pump(self, source: PriceSource) -> None:
         async with contextlib.aclosing(source.ticks()) as ticks:
             async for tick in ticks:
+                before = self.board.last.get(tick.symbol)
                 price = self.board.accept(tick)
                 if price is not None:
+                    self._note_gap(before, price)
                     self.enqueue(price)
+
+    def _note_gap(self, before: Price | None, price: Price) -> None:
+        """Report a time without prices that made the last one stale. After more than 60 s the buckets hold none of what
+        came before."""
+        gap_ms = 0 if before is None else price.received_ms - before.received_ms
+        if gap_ms >= settings.PRICE_STALE_AFTER_S * 1000:
+            log.warning("feed.gap", symbol=price.symbol, gap_ms=gap_ms, beyond_buckets=gap_ms > KEEP_MS)
+            self._gaps[price.symbol] = {"ms": gap_ms, "endedAt": price.received_ms}
 
     def enqueue(self, price: Price) -> None:
         """Queue an accepted price for the book. While Redis is away the oldest beyond 200,000 are dropped and
         counted."""
-        if len(self._pending) >= PENDING_LIMIT:
-            self._pending.popleft()
+        if self.backlog.add(price):
             self.board.dropped["backlog"] += 1
-        self._pending.append(price)
-        self._pending_wake.set()
 
     async def flush(self) -> None:
-        """Run all pending prices through the book, in order. Raises RedisError; what was not confirmed stays
-        pending."""
-        async with self._flushing:
-            while self._pending:
-                batch = [self._pending.popleft() for _ in range(min(FLUSH_LIMIT, len(self._pending)))]
+        """Run all waiting prices through the book, in order. Raises RedisError; what was not confirmed goes on
+        waiting."""
+        async with self.flushing:
+            while batch := self.backlog.take(FLUSH_LIMIT):
                 try:
                     fired = await self._process([price for price in batch if price.symbol in self.held])
                 except BaseException:
-                    self._pending.extendleft(reversed(batch))
+                    self.backlog.give_back(batch)
                     raise
-                self._memory.written((price for price in batch if price.symbol in self.held), fired)
-                self._keep(price for price in batch if price.symbol not in self.held)
-                self._queue_fired(fired)
+                self.memory.written((price for price in batch if price.symbol in self.held), fired)
+                self.backlog.keep(price for price in batch if price.symbol not in self.held)
+                self.queue_fired(fired)
 
-    def _queue_fired(self, fired: Sequence[Fired]) -> None:
+    def queue_fired(self, fired: Sequence[Fired]) -> None:
+        """Have these sent to the workers."""
         if fired:
             self._fired += fired
             self._fired_wake.set()
-
-    def _keep(self, prices: Iterable[Price]) -> None:
-        """Keep for a while, for taking over, what another process writes."""
-        self._spare.extend(prices)
-        while self._spare and self._spare[0].received_ms < self._spare[-1].received_ms - SPARE_MS:
-            self._spare.popleft()
 
     async def _process(self, prices: list[Price]) -> list[Fired]:
         """One call of the tick script. Sent twice it does nothing the second time."""
@@ -201,7 +205,8 @@ class PriceEngine:
             return []
         numbers = {symbol: i for i, symbol in enumerate(dict.fromkeys(price.symbol for price in prices), start=1)}
         names = [keys.state(), keys.fired(), keys.fired_at()]
-        args: list[str | int] = [self.token, self.owner, self._clock.now_ms(), int(self._publish), len(numbers)]
+        args: list[str | int] = [self.token, self.owner, self.clock.now_ms(), int(self._publish)]
+        args += [settings.PRICE_STALE_AFTER_S * 1000, len(numbers)]
         for symbol in numbers:
             names += [keys.price(symbol), keys.window(symbol), keys.upper(symbol), keys.lower(symbol)]
             names += [keys.versions(symbol), keys.lease(symbol)]
@@ -210,7 +215,10 @@ class PriceEngine:
         for price in prices:
             trade_id = "" if price.trade_id is None else price.trade_id
             args += [numbers[price.symbol], price.price, price.at_ms, trade_id, price.seq, price.received_ms]
-        self._state, refused, flat = await PROCESS_TICKS.run_async(self._redis, names, args)
+        state, refused, flat = await PROCESS_TICKS.run_async(self.link.client, names, args)
+        self.outage.redis_answered()
+        if not state:
+            self.link.forgotten = True
         if refused:
             log.warning("prices.refused", symbols=refused, owner=self.owner)
             self.held.difference_update(refused)
@@ -220,99 +228,124 @@ class PriceEngine:
         return fired
 
     async def send_fired(self) -> None:
-        """Hand everything that has fired to Celery. Raises kombu's OperationalError."""
+        """Hand everything that has fired to Celery. Raises kombu's OperationalError, TimeoutError when it takes long:
+        what fired may be sent all the same.
+        """
         while self._fired:
             fired, self._fired = self._fired, []
-            await asyncio.get_running_loop().run_in_executor(self._sender, self._send, fired)
+            sending = asyncio.get_running_loop().run_in_executor(self._sender, self._send, fired)
+            done, _ = await asyncio.wait([sending], timeout=SEND_LIMIT_S)
+            if not done:
+                sending.add_done_callback(_say_late)
+                raise TimeoutError(f"sending takes longer than {SEND_LIMIT_S} s")
+            sending.result()
 
     async def hold_leases(self) -> None:
         """Take or renew the leases; a free symbol that wants a newer token gets one. Raises RedisError."""
-        pairs = [name for symbol in self.symbols for name in (keys.lease(symbol), keys.price(symbol))]
-        held, fenced = await HOLD_LEASES.run_async(self._redis, pairs, [self.owner, self.token, LEASE_MS])
-        if fenced or self.board.numbers_left < TOKEN_RESERVE:
+        held, renewed, fenced = await self._ask_for_leases()
+        if fenced or self.board.numbers_left < TOKEN_RESERVE or self._newest_token > self.token:
             await self.flush()
-            self.token = await _in_thread(next_token)
-            self.board.restart(self.token)
-            held, _ = await HOLD_LEASES.run_async(self._redis, pairs, [self.owner, self.token, LEASE_MS])
-        now_held = {self.symbols[number - 1] for number in held}
-        await self._take_over(now_held - self.held)
-        if now_held != self.held:
-            log.info("prices.leases", held=len(now_held), of=len(self.symbols), owner=self.owner, token=self.token)
-        self.held = now_held
+            await self.renew_token()
+            held, renewed, _ = await self._ask_for_leases()
+        if self.held & held - renewed:  # ran out, or was forgotten: it was ours a second ago
+            self.link.forgotten = True
+        await self._take_over(held - self.held)
+        if held != self.held:
+            log.info("prices.leases", held=len(held), of=len(self.symbols), owner=self.owner, token=self.token)
+        self.held = held
+
+    async def _ask_for_leases(self) -> tuple[set[str], set[str], set[str]]:
+        """The symbols held now, those of them that were held before, and those that want a newer token."""
+        pairs = [name for symbol in self.symbols for name in (keys.lease(symbol), keys.price(symbol))]
+        answer = await HOLD_LEASES.run_async(self.link.client, pairs, [self.owner, self.token, LEASE_MS])
+        held, renewed, fenced = ({self.symbols[number - 1] for number in numbers} for numbers in answer)
+        return held, renewed, fenced
+
+    async def renew_token(self) -> None:
+        """Number prices under a newer fencing token from now on."""
+        self.token = self._newest_token = await in_thread(next_token)
+        self.board.restart(self.token)
 
     async def _take_over(self, symbols: set[str]) -> None:
         """Queue what was seen beside the process that drove these symbols before, from its last written price on."""
-        async with self._flushing:
-            kept = [price for price in self._spare if price.symbol in symbols]
+        async with self.flushing:
+            kept = self.backlog.kept(symbols)
             written: dict[str, tuple[int, int]] = {}
             for symbol in {price.symbol for price in kept}:
-                at_ms, trade_id = await self._redis.hmget(keys.price(symbol), ["at", "trade_id"])
+                at_ms, trade_id = await self.link.client.hmget(keys.price(symbol), ["at", "trade_id"])
                 written[symbol] = (int(at_ms or 0), int(trade_id or 0))
             missed = [price for price in kept if (price.at_ms, price.trade_id or 0) > written[price.symbol]]
             if missed:
-                # They come before what is pending, and numbers must rise in that order.
-                self._pending = deque(self.board.renumber(price) for price in (*missed, *self._pending))
-                self._pending_wake.set()
-            self._spare = deque(price for price in self._spare if price.symbol not in symbols)
-
-    async def _refuse_restarted(self, connection: Connection) -> None:
-        """Let no command through to a Redis that was restarted: it must get back what it forgot first."""
-        await connection.on_connect()
-        await connection.send_command("INFO", "server")
-        run_id = _run_id(str(await connection.read_response()))
-        self._run_id = self._run_id or run_id
-        if run_id != self._run_id:
-            self._restarted = True
-            raise RedisConnectionError("Redis was restarted")
-
-    async def _recover(self) -> None:
-        """After a restart of Redis: give state, prices and fired entries back. The sweep has the book rebuilt.
-
-        Raises RedisError, django.db.DatabaseError.
-        """
-        async with self._flushing:
-            if not self._restarted:
-                return
-            async with connect_async() as redis:
-                run_id = str((await redis.info("server"))["run_id"])
-                await _in_thread(system.refresh_state)
-                fired = await self._memory.put_back(redis, self.token)
-            self._run_id, self._restarted = run_id, False
-        log.warning("prices.redis_restarted", run_id=run_id, fired=len(fired))
-        self._queue_fired(fired)
+                self.backlog.put_first(missed, self.board.renumber)
 
     async def _flush_loop(self) -> None:
         while not self._stopping.is_set():
-            await self._pending_wake.wait()
-            self._pending_wake.clear()
+            await self.backlog.wake.wait()
+            self.backlog.wake.clear()
             try:
-                await self._recover()
+                await self.recovery.run()
                 await self.flush()
+                if self.link.forgotten:
+                    await self.recovery.run()
             except (RedisError, DatabaseError) as error:
-                log.warning("prices.redis_away", pending=len(self._pending), error=str(error))
+                self.failed(error)
                 await asyncio.sleep(RETRY_S)
-                self._pending_wake.set()
+                self.backlog.wake.set()
 
     async def _send_loop(self) -> None:
         while not self._stopping.is_set():
             await self._fired_wake.wait()
             self._fired_wake.clear()
+            if self.outage.broker_away:
+                self._fired.clear()  # they are in memory, and in `fired`
+                self.degraded.hurry()
+                continue
             try:
                 await self.send_fired()
-            except BrokerError as error:
-                log.warning("prices.broker_away", error=str(error))
+            except (BrokerError, TimeoutError) as error:
+                self.outage.broker_failed(error)
 
     async def _lease_loop(self) -> None:
         while not self._stopping.is_set():
             await asyncio.sleep(LEASE_RENEWAL_S)
             try:
-                await self._recover()
+                await self.recovery.run()
                 await self.hold_leases()
-                await self._memory.forget_settled(self._redis)
-                if not self._state:
-                    await _in_thread(system.refresh_state)
+                self.outage.redis_answered()
+                await self.recovery.run()  # the leases may show that Redis was emptied
+                await self.recovery.see_to_book()
+                for symbol in sorted(self.held)[:1]:
+                    await self.memory.forget_settled(self.link.client, keys.lease(symbol), self.owner)
+                if not self.degraded.at_work and time.monotonic() - self._recorded_s >= RECORD_S:
+                    await self.record()
             except (RedisError, DatabaseError) as error:
-                log.warning("prices.lease_trouble", error=str(error))
+                self.failed(error)
+
+    async def record(self) -> None:
+        """Say in PostgreSQL which symbols this process drives. Raises django.db.OperationalError."""
+        held = frozenset(self.held)
+        self.is_recorded = True
+        self._recorded_s = time.monotonic()
+        tokens = await in_thread(lambda: drivers.record(held, owner=self.owner, token=self.token))
+        self._newest_token = max([self._newest_token, *tokens.values()])
+
+    def failed(self, error: Exception) -> None:
+        """Take note of an error of PostgreSQL's or of Redis'."""
+        if isinstance(error, DatabaseError):
+            log.warning("prices.database_away", error=str(error))
+        elif not isinstance(error, Forgotten):
+            self.outage.redis_failed(error)
+
+    async def _reach_loop(self) -> None:
+        """Whether the broker can be reached, even while nothing fires: without it nobody sweeps."""
+        while not self._stopping.is_set():
+            await asyncio.sleep(REACH_S)
+            try:
+                await asyncio.to_thread(self._reach)
+            except (BrokerError, OSError) as error:
+                self.outage.broker_failed(error)
+            else:
+                self.outage.broker_answers()
 
     async def _report_loop(self) -> None:
         while not self._stopping.is_set():
@@ -320,36 +353,38 @@ class PriceEngine:
             try:
                 await self._report()
             except RedisError as error:
-                log.warning("prices.redis_away", error=str(error))
+                log.debug("prices.report_failed", error=str(error))
 
     async def _sign_loop(self) -> None:
         """From the loop that moves the ticks: when it hangs, the sign of life runs out."""
         while not self._stopping.is_set():
             try:
-                await self._sign.write_async(self.facts(), self._redis)
+                await self._sign.write_async(self.facts(), self.link.client)
             except RedisError as error:
-                log.warning("prices.redis_away", error=str(error))
+                log.debug("prices.sign_failed", error=str(error))
             await asyncio.sleep(EVERY_S)
 
     async def _end_sign(self) -> None:
-        await self._sign.erase_async(self._redis)
+        await self._sign.erase_async(self.link.client)
 
     def facts(self) -> Facts:
-        """What the sign of life says of this process; `feedAgeMs` is None before the first good tick."""
+        """What the sign of life says of this process; `feedAgeMs` is None before the first good tick; `gaps` are
+        each symbol's last time without prices."""
         newest = max((price.received_ms for price in self.board.last.values()), default=None)
         return {
             "source": self._source,
-            "feedAgeMs": None if newest is None else self._clock.now_ms() - newest,
+            "feedAgeMs": None if newest is None else self.clock.now_ms() - newest,
             "symbols": len(self.symbols),
             "held": sorted(self.held),
             "accepted": self.board.accepted,
             "dropped": dict(self.board.dropped),
-            "pending": len(self._pending),
+            "pending": len(self.backlog),
+            "gaps": self._gaps,
         }
 
     async def _report(self) -> None:
         """Count in Redis, and say, which ticks were dropped since the last report. Raises RedisError."""
         for reason, count in (self.board.dropped - self._reported).items():
-            await self._redis.hincrby(keys.dropped_ticks(), reason, count)
+            await self.link.client.hincrby(keys.dropped_ticks(), reason, count)
             self._reported[reason] += count
             log.warning("ticks.dropped", reason=reason, ticks=count)

@@ -1,4 +1,5 @@
-"""What the prices process remembers of what it wrote, so that a restarted Redis gets it back.
+"""What the prices process remembers of what it wrote, so that a restarted Redis gets it back, and the sweep goes on
+without Redis.
 
 The prices of the last 60 s, and what has fired until it is settled. What is lost here and in Redis at the same moment
 closes only if the price crosses again.
@@ -16,8 +17,9 @@ from redis.asyncio import Redis
 
 from workers import keys
 from workers.book import Fired
+from workers.dispatch import batches
 from workers.prices import Price
-from workers.redis_client import PUT_BACK
+from workers.redis_client import CLEAR_FIRED, PUT_BACK
 
 log = structlog.get_logger(__name__)
 
@@ -38,9 +40,10 @@ class Memory:
     def __init__(self) -> None:
         self._prices: dict[str, deque[Price]] = defaultdict(lambda: deque(maxlen=KEEP_PRICES))
         self.unsettled: dict[int, Fired] = {}
+        self._finished: dict[int, int] = {}
 
     def written(self, prices: Iterable[Price], fired: Iterable[Fired]) -> None:
-        """Remember what Redis has confirmed."""
+        """Remember what Redis has confirmed, or what was swept without it."""
         for price in prices:
             kept = self._prices[price.symbol]
             kept.append(price)
@@ -48,28 +51,61 @@ class Memory:
                 kept.popleft()
         self.unsettled.update((item.deal_id, item) for item in fired)
 
-    async def forget_settled(self, redis: Redis) -> None:
-        """Drop what has left `fired`: PostgreSQL has settled it. Only right while Redis was not restarted."""
+    def finish(self, fired: Iterable[Fired]) -> None:
+        """Forget what was settled without Redis, but for that it must leave `fired` there."""
+        for item in fired:
+            self._finished[item.deal_id] = max(item.version, self._finished.get(item.deal_id, 0))
+            held = self.unsettled.get(item.deal_id)
+            if held is not None and held.version <= item.version:
+                del self.unsettled[item.deal_id]
+
+    def prices(self, symbols: Iterable[str]) -> dict[str, list[Price]]:
+        """The remembered prices of these symbols, oldest first."""
+        return {symbol: list(self._prices[symbol]) for symbol in symbols if symbol in self._prices}
+
+    async def forget_settled(self, redis: Redis, lease: str, owner: str) -> None:
+        """Drop what has left `fired`: PostgreSQL has settled it. Only right while Redis has forgotten nothing: then it
+        still knows the lease, a key, as its owner's.
+        """
         ids = list(self.unsettled)
         if not ids:
             return
-        entries = await redis.hmget(keys.fired(), [str(deal_id) for deal_id in ids])
+        async with redis.pipeline(transaction=True) as pipe:
+            pipe.get(lease)
+            pipe.hmget(keys.fired(), [str(deal_id) for deal_id in ids])
+            holder, entries = await pipe.execute()
+        if holder != owner:
+            return
         for deal_id, entry in zip(ids, entries, strict=True):
             if entry is None:
-                del self.unsettled[deal_id]
+                self.unsettled.pop(deal_id, None)
 
     async def put_back(self, redis: Redis, token: int) -> list[Fired]:
-        """Write to Redis what it has forgotten; returns what has fired and may have to be sent again."""
+        """Write to Redis what it has forgotten, and take out what was settled without it.
+
+        Returns what has fired and may have to be sent again. Doing it twice changes nothing.
+        """
+        finished = list(self._finished.items())
+        if finished:
+            args: list[str | int] = [value for pair in finished for value in pair]
+            await CLEAR_FIRED.run_async(redis, [keys.fired(), keys.fired_at()], args)
+            for deal_id, _version in finished:
+                del self._finished[deal_id]
         for symbol, prices in self._prices.items():
-            args: list[str | int] = [token, *_last_price(prices[-1])]
+            args = [token, *_last_price(prices[-1])]
             for bucket in _buckets(prices):
                 args += [bucket.first.seq, bucket.low.price, bucket.high.price, bucket.first.received_ms]
             buckets = await PUT_BACK.run_async(redis, [keys.price(symbol), keys.window(symbol)], args)
-            log.warning("prices.put_back", symbol=symbol, buckets=buckets)
-        for fired in self.unsettled.values():
-            if await redis.hsetnx(keys.fired(), str(fired.deal_id), fired.entry):
-                await redis.zadd(keys.fired_at(), {str(fired.deal_id): fired.fired_ms})
-        return list(self.unsettled.values())
+            if buckets:
+                log.warning("prices.put_back", symbol=symbol, buckets=buckets)
+        unsettled = list(self.unsettled.values())
+        for batch in batches(unsettled):
+            async with redis.pipeline(transaction=True) as pipe:
+                for fired in batch:
+                    pipe.hsetnx(keys.fired(), str(fired.deal_id), fired.entry)
+                pipe.zadd(keys.fired_at(), {str(fired.deal_id): fired.fired_ms for fired in batch}, nx=True)
+                await pipe.execute()
+        return unsettled
 
 
 def _last_price(price: Price) -> list[str | int]:

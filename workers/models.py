@@ -26,6 +26,23 @@ class SweepPosition(models.Model):
         return f"{self.symbol} {self.seq}"
 
 
+class PriceDriver(models.Model):
+    """Per symbol the prices process that drives it, written every 2 s; see workers/drivers.py."""
+
+    symbol = models.CharField(max_length=32, primary_key=True)
+    owner = models.CharField(max_length=32, help_text="The process, as its log names it.")
+    token = models.BigIntegerField(help_text="The newest fencing token used for the symbol.")
+    seen_at = models.DateTimeField(help_text="When the process last said so.")
+    degraded_since = models.DateTimeField(null=True, help_text="Since when it closes deals itself; NULL: workers do.")
+    reason = models.TextField(blank=True, help_text="Why it does.")
+
+    class Meta:
+        db_table = "price_drivers"
+
+    def __str__(self) -> str:
+        return f"{self.symbol} {self.owner}"
+
+
 class DeadLetter(models.Model):
     """A deal that could not be settled after its attempts, with the price it was due at."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from deals.queries import WatchRow, watch_rows
 from deals.settlement import Report
 from deals.sql import statement
 from workers import announce, book, dead_letters
+from workers.book import Fired
 from workers.clock import WALL_CLOCK, Clock
 from workers.dispatch import send_closures
 
@@ -52,13 +54,19 @@ def on_settled(report: Report, **_signal: Any) -> None:
         log.warning("closures.not_announced", deals=len(by_hand), error=str(error))
 
 
-def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:
-    """Arm what PostgreSQL says, write down that it is armed, and send what fired at once; returns how many were armed.
+def arm_rows(
+    rows: list[WatchRow], *, clock: Clock = WALL_CLOCK, hand_over: Callable[[Sequence[Fired]], object] = send_closures
+) -> int:
+    """Arm what PostgreSQL says, write down that it is armed, hand over what fired at once; returns how many were armed.
 
     The book first, the row second: a crash in between leaves `pending`, and arming twice changes nothing.
     Raises redis.RedisError, kombu OperationalError.
     """
-    armed = book.arm(rows, clock=clock)
+    return note_armed(book.arm(rows, clock=clock), hand_over=hand_over)
+
+
+def note_armed(armed: book.Armed, *, hand_over: Callable[[Sequence[Fired]], object] = send_closures) -> int:
+    """The second half of `arm_rows`. Raises kombu OperationalError."""
     pending = [row for row in armed.held if row.monitoring == "pending"]
     if pending:
         with connection.cursor() as cursor:
@@ -76,7 +84,7 @@ def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:
             upper=_shown(row.upper_trigger), lower=_shown(row.lower_trigger),
         )  # fmt: skip
     if armed.fired:
-        send_closures(armed.fired)
+        hand_over(armed.fired)
         announce.publish_triggers(armed.fired)
     return len(pending)
 

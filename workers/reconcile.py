@@ -5,6 +5,7 @@ By id ranges, resumable, with the versioned arm script; it never empties the boo
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import structlog
@@ -14,7 +15,7 @@ from redis import Redis
 from deals.queries import WatchRow, watch_rows, watched_after
 from workers import book, keys, system
 from workers.exclusive import alone
-from workers.receivers import arm_rows
+from workers.receivers import arm_rows, note_armed
 from workers.redis_client import connect
 
 log = structlog.get_logger(__name__)
@@ -56,16 +57,22 @@ def _reconcile(client: Redis) -> int:
 
 
 def _rebuild(client: Redis, run_id: str) -> int:
+    """Arm every watched deal; then, unless the book was empty, take out what is not watched."""
     done, after = 0, 0
     progress = client.hgetall(keys.book_progress())
     if progress.get("run_id") == run_id:
         after = int(progress["after"])
+    was_empty = not after and not any(book.armed_count(settings.SYMBOLS).values())
     log.warning("book.rebuild_started", run_id=run_id, after=after)
-    while rows := watched_after(after, RANGE):
-        arm_rows(rows)
-        after, done = rows[-1].id, done + len(rows)
-        client.hset(keys.book_progress(), mapping={"run_id": run_id, "after": after})
-    removed = sum(_remove_strangers(client, symbol) for symbol in settings.SYMBOLS)
+    rows = watched_after(after, RANGE)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="arm") as beside:
+        while rows:
+            arming = beside.submit(book.arm, rows)
+            after, done = rows[-1].id, done + len(rows)
+            rows = watched_after(after, RANGE)  # while the others are armed
+            note_armed(arming.result())
+            client.hset(keys.book_progress(), mapping={"run_id": run_id, "after": after})
+    removed = 0 if was_empty else sum(_remove_strangers(client, symbol) for symbol in settings.SYMBOLS)
     client.hset(keys.book_progress(), mapping={"run_id": run_id, "after": 0, "symbol": 0})
     client.set(keys.book_epoch(), run_id)
     log.warning("book.rebuilt", deals=done, removed=removed)

@@ -60,6 +60,10 @@ class Script:
         except NoScriptError:
             return client.eval(self.text, len(keys), *keys, *args)
 
+    def queue(self, pipe: redis.client.Pipeline, keys: list[str], args: list[Any]) -> None:
+        """Have a pipeline run it on a server that knows it."""
+        pipe.evalsha(self.sha, len(keys), *keys, *args)
+
     async def run_async(self, client: redis.asyncio.Redis, keys: list[str], args: list[Any]) -> Any:
         """The same on an event loop."""
         try:

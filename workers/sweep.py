@@ -6,51 +6,37 @@ Whatever the book says. In a healthy system it finds nothing to close. It depend
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
 from django.conf import settings
 from django.db import connection
 
-from deals.models import WATCHED, Detector, Monitoring
-from deals.money import plain
-from deals.queries import Bucket, DueRow, due_rows, expiring_ids, pending_rows, watch_rows
+from deals.models import WATCHED, Monitoring
+from deals.queries import expiring_ids, pending_rows, watch_rows
 from deals.sql import statement
-from deals.triggers import Direction, Triggers, sweep_price
-from workers import announce, book, counters, keys, queues, system
+from workers import announce, book, counters, keys, queues, system, windows
 from workers.book import Fired
 from workers.clock import WALL_CLOCK, Clock, to_datetime
 from workers.dispatch import send_closures
 from workers.exclusive import alone
-from workers.models import SweepPosition
-from workers.prices import is_fresh
 from workers.receivers import arm_rows
 from workers.redis_client import connect
 
 log = structlog.get_logger(__name__)
 
 SWEEP_LOCK: Final = 7306
-FOUND_LIMIT: Final = 5_000
+RESEND_LIMIT: Final = 5_000
 ARM_LIMIT: Final = 5_000
 EXPIRE_LIMIT: Final = 1_000
 RESEND_AFTER_MS: Final = 5_000
 LONGEST_WAIT_MS: Final = 60_000
 SWEEP_WORK: Final = ("found", "resent", "armed", "expired")
 
-
-class SymbolWindow(NamedTuple):
-    """What a symbol's prices did since the last sweep: its buckets and its last price."""
-
-    symbol: str
-    price: str
-    at_ms: int
-    received_ms: int
-    trade_id: int | None
-    seq: int
-    buckets: list[Bucket]
+Close = Callable[[Sequence[Fired]], object]
+"""Takes what has fired and closes it, or hands it to somebody who does."""
 
 
 @dataclass
@@ -72,9 +58,10 @@ class SweepReport:
         return {name: int(value) for name, value in asdict(self).items() if name != "found_ids"}
 
 
-def sweep(*, clock: Clock = WALL_CLOCK) -> SweepReport:
+def sweep(*, clock: Clock = WALL_CLOCK, close: Close | None = None) -> SweepReport:
     """Run one sweep; returns at once when another one holds the lock.
 
+    What fired and what is found is sent to the workers, or handed to `close` where they cannot be told.
     Raises redis.RedisError and django.db.OperationalError: the next sweep begins where this one did.
     """
     started = time.monotonic()
@@ -85,7 +72,7 @@ def sweep(*, clock: Clock = WALL_CLOCK) -> SweepReport:
     with alone(SWEEP_LOCK) as mine:
         report.skipped = not mine
         if mine:
-            _sweep(clock, report)
+            _sweep(clock, report, close)
     report.duration_ms = round((time.monotonic() - started) * 1000)
     log.debug("sweep.done", **report.counts())
     return report
@@ -103,16 +90,21 @@ def remember(report: SweepReport, *, clock: Clock = WALL_CLOCK) -> None:
         counters.count({counters.SWEEPS: 1, counters.SWEEP_US: report.duration_ms * 1000, **done})
 
 
-def _sweep(clock: Clock, report: SweepReport) -> None:
+def _sweep(clock: Clock, report: SweepReport, close: Close | None) -> None:
+    if close is not None:  # first what has fired: at its price
+        waiting = list(book.all_fired().values())
+        close(waiting)
+        report.resent = len(waiting)
     found = _find(clock, report)
     if report.found:
         log.warning("sweep.found", deals=report.found, ids=report.found_ids[:20])
     if found:
         announce.publish_triggers(found)
-        send_closures(found)
-    report.resent = resend(clock=clock, but=[fired.deal_id for fired in found])
+        (close or send_closures)(found)
+    if close is None:
+        report.resent = resend(clock=clock, but=[fired.deal_id for fired in found])
     report.expired = end_expired(clock=clock)
-    report.armed = arm_rows(pending_rows(ARM_LIMIT), clock=clock)
+    report.armed = arm_rows(pending_rows(ARM_LIMIT), clock=clock, hand_over=close or send_closures)
     report.published = announce.publish_notifications()
     report.book_lost = connect().get(keys.book_epoch()) != system.server_run_id()
 
@@ -123,29 +115,19 @@ def _find(clock: Clock, report: SweepReport) -> list[Fired]:
     What a stop, or a Redis that has lost its memory, kept from firing is looked for again: the positions stay. The
     report counts what was armed: that the book has lost. What was still pending may be just on its way into the book.
     """
-    positions = dict(SweepPosition.objects.values_list("symbol", "seq"))
     now_ms = clock.now_ms()
-    windows = [window for window in read_windows(settings.SYMBOLS, positions) if _is_fresh(window, now_ms)]
-    buckets = [bucket for window in windows for bucket in window.buckets]
-    if not buckets:
-        return []
-    by_symbol = {window.symbol: window for window in windows}
+    seen = [window for window in windows.from_redis(settings.SYMBOLS, windows.positions()) if window.is_fresh(now_ms)]
     found: list[Fired] = []
-    after, more = 0, True
-    while more:
-        due = due_rows(buckets, limit=FOUND_LIMIT, after=after)
-        candidates = [fired for row in due if (fired := _as_fired(row, by_symbol[row.symbol], now_ms)) is not None]
-        fired_now = book.fire_found(candidates, now_ms=now_ms)
+    for page in windows.due_pages(seen, now_ms):
+        fired_now = book.fire_found([item.fired for item in page], now_ms=now_ms)
         if fired_now is None:
             return found
         fired_now = _without_settled(fired_now)
         found += fired_now
-        armed = {row.id for row in due if row.monitoring == Monitoring.ARMED}
+        armed = {item.row.id for item in page if item.row.monitoring == Monitoring.ARMED}
         report.found_ids += [fired.deal_id for fired in fired_now if fired.deal_id in armed]
         report.found = len(report.found_ids)
-        more = len(due) == FOUND_LIMIT
-        after = due[-1].id if due else after
-    _advance(windows)
+    windows.advance(seen)
     return found
 
 
@@ -157,75 +139,6 @@ def _without_settled(found: list[Fired]) -> list[Fired]:
     return [fired for fired in found if rows[fired.deal_id].monitoring in WATCHED]
 
 
-def read_windows(symbols: Iterable[str], positions: dict[str, int]) -> list[SymbolWindow]:
-    """The buckets of each symbol that reach beyond its position, oldest first, and its last price."""
-    names = list(symbols)
-    with connect().pipeline(transaction=True) as pipe:
-        for symbol in names:
-            pipe.hgetall(keys.price(symbol))
-            pipe.xrange(keys.window(symbol))
-        answers = pipe.execute()
-    windows = []
-    for symbol, price, closed in zip(names, answers[::2], answers[1::2], strict=True):
-        if "price" not in price or int(price["seq"]) <= positions.get(symbol, 0):
-            continue
-        windows.append(_window(symbol, price, closed, positions.get(symbol, 0)))
-    return windows
-
-
-def _window(symbol: str, price: dict[str, str], closed: Sequence[Any], position: int) -> SymbolWindow:
-    buckets = [
-        Bucket(symbol, int(entry_id.split("-")[0]), Decimal(fields["low"]), Decimal(fields["high"]))
-        for entry_id, fields in closed
-    ]
-    buckets.append(Bucket(symbol, int(price["b_seq"]), Decimal(price["b_low"]), Decimal(price["b_high"])))
-    # A bucket counts unless the next one begins at or before the position: then all of it was seen.
-    following = [bucket.first_seq for bucket in buckets[1:]] + [int(price["seq"]) + 1]
-    unseen = [bucket for bucket, end in zip(buckets, following, strict=True) if end > position + 1]
-    return SymbolWindow(
-        symbol=symbol,
-        price=price["price"],
-        at_ms=int(price["at"]),
-        received_ms=int(price["received"]),
-        trade_id=int(price["trade_id"]) if price["trade_id"] else None,
-        seq=int(price["seq"]),
-        buckets=unseen,
-    )
-
-
-def _is_fresh(window: SymbolWindow, now_ms: int) -> bool:
-    return is_fresh(now_ms - min(window.at_ms, window.received_ms))
-
-
-def _as_fired(row: DueRow, window: SymbolWindow, now_ms: int) -> Fired | None:
-    """The deal with the price at which it closes: the last one if it lies beyond a trigger, else the trigger itself."""
-    last = Decimal(window.price)
-    direction: Direction = row.direction  # type: ignore[assignment]  # checked by the database
-    price = sweep_price(Triggers(row.upper_trigger, row.lower_trigger), row.low, row.high, last, direction)
-    if price is None:
-        return None
-    return Fired(
-        deal_id=row.id,
-        version=row.watch_version,
-        symbol=row.symbol,
-        price=window.price if price == last else plain(price),
-        trade_id=window.trade_id if price == last else None,
-        at_ms=window.at_ms,
-        received_ms=window.received_ms,
-        fired_ms=now_ms,
-        detector=Detector.SWEEP.value,
-    )
-
-
-def _advance(windows: list[SymbolWindow]) -> None:
-    SweepPosition.objects.bulk_create(
-        [SweepPosition(symbol=window.symbol, seq=window.seq) for window in windows],
-        update_conflicts=True,
-        update_fields=["seq"],
-        unique_fields=["symbol"],
-    )
-
-
 def resend(*, clock: Clock = WALL_CLOCK, but: Iterable[int] = ()) -> int:
     """Send again what has waited in `fired`: its message may be lost. Settling it twice changes nothing.
 
@@ -235,7 +148,7 @@ def resend(*, clock: Clock = WALL_CLOCK, but: Iterable[int] = ()) -> int:
     """
     client = connect()
     now_ms = clock.now_ms()
-    waiting = client.zrangebyscore(keys.fired_at(), "-inf", now_ms - RESEND_AFTER_MS, start=0, num=FOUND_LIMIT)
+    waiting = client.zrangebyscore(keys.fired_at(), "-inf", now_ms - RESEND_AFTER_MS, start=0, num=RESEND_LIMIT)
     ids = sorted({int(str(deal_id)) for deal_id in waiting} - set(but))
     if not ids:
         return 0

@@ -12,17 +12,13 @@ import structlog
 from celery import Task, shared_task
 from django.conf import settings
 from django.utils import timezone
-from kombu.exceptions import OperationalError as BrokerError
-from redis.exceptions import RedisError
 
 from deals import services
 from deals.errors import Unavailable
-from deals.queries import watch_rows
 from deals.settlement import Failure, settle
-from workers import announce, audit, book, counters, dead_letters, job_log, operations, reconcile, sweep
+from workers import audit, book, closing, counters, dead_letters, job_log, operations, reconcile, sweep
 from workers.book import Fired
 from workers.dispatch import describe
-from workers.receivers import arm_rows
 from workers.retry import MAX_RETRIES, TRANSIENT, backoff_s
 
 log = structlog.get_logger(__name__)
@@ -48,33 +44,12 @@ def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: i
         raise self.retry(exc=error, countdown=backoff_s(self.request.retries), **shown) from error
     # What was closed leaves `fired`; so does what a later read shows is not due any more.
     finished = [closure.deal_id for closure in report.closed] + report.gone + report.changed
-    _after_commit(fired, finished, report.changed)
-    announce_closures(report.closed)
+    closing.after_commit(fired, finished, report.changed)
+    closing.announce_closures(report.closed)
     dead_letters.resolve(finished)
     for failure in report.failed:
         _try_alone_again(self, fired[failure.due.deal_id], failure, first_failed_ms)
     return len(report.closed)
-
-
-def _after_commit(fired: dict[int, Fired], finished: list[int], changed: list[int]) -> None:
-    """PostgreSQL has decided; a Redis that is away is told later, by the sweep."""
-    try:
-        book.clear_fired((deal_id, fired[deal_id].version) for deal_id in finished)
-        if changed:
-            arm_rows(watch_rows(changed))
-    except (RedisError, BrokerError) as error:
-        log.warning("closures.fired_not_cleared", deals=len(finished), error=str(error))
-
-
-def announce_closures(closed: list[Any]) -> None:
-    """Publish closures and notifications; what does not go out is published by the sweep."""
-    try:
-        announce.publish_closures(closed)
-        if closed:
-            announce.publish_notifications([closure.deal_id for closure in closed])
-    except RedisError as error:
-        counters.note(counters.PUBLISH_ERRORS, "announcement")
-        log.warning("closures.not_announced", deals=len(closed), error=str(error))
 
 
 def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first_failed_ms: int | None) -> None:

@@ -11,7 +11,8 @@ WITH spans AS MATERIALIZED (
 ), candidates AS (
     SELECT risen.*
     FROM spans CROSS JOIN LATERAL (
-        SELECT id, symbol, direction, upper_trigger, lower_trigger, watch_version, watched_from_seq, monitoring
+        SELECT id, symbol, direction, upper_trigger, lower_trigger, watch_version, watched_from_seq, watched_from_at,
+               monitoring
         FROM deals
         WHERE symbol = spans.symbol AND upper_trigger > 0 AND upper_trigger <= spans.high
           AND status = 'open' AND monitoring IN ('pending', 'armed')
@@ -20,7 +21,8 @@ WITH spans AS MATERIALIZED (
     UNION
     SELECT fallen.*
     FROM spans CROSS JOIN LATERAL (
-        SELECT id, symbol, direction, upper_trigger, lower_trigger, watch_version, watched_from_seq, monitoring
+        SELECT id, symbol, direction, upper_trigger, lower_trigger, watch_version, watched_from_seq, watched_from_at,
+               monitoring
         FROM deals
         WHERE symbol = spans.symbol AND lower_trigger >= spans.low AND lower_trigger < 1e12
           AND status = 'open' AND monitoring IN ('pending', 'armed')
@@ -28,7 +30,7 @@ WITH spans AS MATERIALIZED (
     ) AS fallen
 )
 SELECT due.id, due.symbol, due.direction, due.upper_trigger, due.lower_trigger, due.watch_version, reached.low, reached.high,
-       due.monitoring
+       due.monitoring, due.watched_from_seq, due.watched_from_at
 FROM candidates AS due
 CROSS JOIN LATERAL (
     SELECT min(buckets.low) AS low, max(buckets.high) AS high

@@ -5,8 +5,9 @@ WITH input AS (
         %(ids)s::bigint[], %(close_prices)s::numeric[], %(reasons)s::text[], %(detectors)s::text[],
         %(profits)s::numeric[], %(commissions)s::numeric[], %(payouts)s::numeric[], %(volumes)s::numeric[],
         %(trade_ids)s::bigint[], %(tick_ats)s::timestamptz[], %(received_ats)s::timestamptz[],
-        %(fired_ats)s::timestamptz[]
-    ) AS t (id, close_price, reason, detector, profit, commission, payout, volume, trade_id, tick_at, received_at, fired_at)
+        %(fired_ats)s::timestamptz[], %(gaps_ms)s::bigint[]
+    ) AS t (id, close_price, reason, detector, profit, commission, payout, volume, trade_id, tick_at, received_at, fired_at,
+            gap_ms)
 ), batch AS (
     INSERT INTO settlements (started_at, closed_count)
     SELECT %(started_at)s::timestamptz, count(*) FROM input
@@ -21,16 +22,17 @@ WITH input AS (
     FROM input, batch
     WHERE deals.id = input.id AND deals.status = 'open'
     RETURNING deals.id, deals.account_id, deals.watch_version, deals.amount, deals.settlement_id, input.close_price,
-              input.detector, input.profit, input.payout, input.volume, input.trade_id, input.fired_at
+              input.detector, input.profit, input.payout, input.volume, input.trade_id, input.fired_at,
+              input.gap_ms
 ), posted AS (
     INSERT INTO ledger_entries (account_id, deal_id, kind, amount, created_at)
     SELECT account_id, id, 'close', payout, %(closed_at)s FROM closed
     ORDER BY id
 ), recorded AS (
-    INSERT INTO deal_events (deal_id, kind, version, price, trade_id, detector, at, error)
-    SELECT id, 'fired', watch_version, close_price, trade_id, detector, fired_at, '' FROM closed WHERE fired_at IS NOT NULL
+    INSERT INTO deal_events (deal_id, kind, version, price, trade_id, detector, at, error, gap_ms)
+    SELECT id, 'fired', watch_version, close_price, trade_id, detector, fired_at, '', gap_ms FROM closed WHERE fired_at IS NOT NULL
     UNION ALL
-    SELECT id, 'closed', watch_version, close_price, trade_id, detector, %(closed_at)s, '' FROM closed
+    SELECT id, 'closed', watch_version, close_price, trade_id, detector, %(closed_at)s, '', gap_ms FROM closed
 ), told AS (
     INSERT INTO notifications (account_id, deal_id, kind, version, created_at)
     SELECT account_id, id, 'deal_closed', 0, %(closed_at)s FROM closed

@@ -58,6 +58,10 @@ class EventSerializer(serializers.Serializer[DealEvent]):
     trade_id = serializers.IntegerField(allow_null=True, help_text="The exchange's trade; null: none.")
     detector = serializers.CharField(allow_null=True, help_text="Who saw that it was due; null: nobody.")
     error = serializers.CharField(help_text="What went wrong; empty: nothing.")
+    gap_ms = serializers.IntegerField(
+        allow_null=True,
+        help_text="After an outage: how long there had been no price of the symbol before this one, ms; null: none.",
+    )
 
 
 class JobLetterSerializer(serializers.Serializer[DeadLetter]):

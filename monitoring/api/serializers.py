@@ -57,7 +57,9 @@ class HealthSerializer(serializers.Serializer[health.Report]):
     """Whether every deal is protected, and if not, why."""
 
     is_healthy = serializers.BooleanField(help_text="Whether all components are.")
-    status = serializers.SerializerMethodField(help_text="`healthy` or `unhealthy`.")
+    status = serializers.CharField(
+        help_text="`healthy`, `unhealthy`, or `degraded`: the prices process closes deals itself meanwhile."
+    )
     state = serializers.CharField(
         allow_null=True,
         help_text="`running`, `draining`, `stopped` or `halted`; null while PostgreSQL does not answer.",
@@ -73,10 +75,6 @@ class HealthSerializer(serializers.Serializer[health.Report]):
     checked_at = serializers.DateTimeField(help_text="When this was looked at.")
     overall = serializers.SerializerMethodField(help_text="How much is wrong.")
     components = ComponentSerializer(many=True, help_text="The four components.")
-
-    def get_status(self, report: health.Report) -> str:
-        """In a word."""
-        return "healthy" if report.is_healthy else "unhealthy"
 
     def get_overall(self, report: health.Report) -> OverallSerializer:
         """The figures over all components."""

@@ -18,5 +18,5 @@ def livez(_request: HttpRequest) -> JsonResponse:
 def health(_request: HttpRequest) -> JsonResponse:
     """200 while every deal is protected, else 503 with the reason by component."""
     workers = workers_health()
-    status = "ok" if workers["isHealthy"] else "unhealthy"
+    status = "ok" if workers["isHealthy"] else workers["status"]
     return JsonResponse({"status": status, "workers": workers}, status=200 if workers["isHealthy"] else 503)

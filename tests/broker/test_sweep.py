@@ -14,7 +14,7 @@ from sweeping import close_what_fired, current_quote, other_session, pending_dea
 from deals import services
 from deals.models import Account, Deal, Monitoring
 from deals.settlement import settle
-from workers import book, keys, queues, sweep
+from workers import book, keys, queues, sweep, windows
 from workers.clock import TapeClock
 from workers.redis_client import connect
 from workers.sweep import SweepReport
@@ -156,7 +156,7 @@ def test_the_position_moves_on_only_with_what_was_found_in_fired(
 def test_more_than_fit_one_page_are_found_behind_a_backlog_of_fired_ones(
     market: Market, trader: Account, clock: TapeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "FOUND_LIMIT", 3)
+    monkeypatch.setattr(windows, "FOUND_LIMIT", 3)
     market.tick("100")
     deals = [market.open(trader, take_profit="110") for _ in range(10)]
     for lost in deals[7:]:

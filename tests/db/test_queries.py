@@ -51,7 +51,7 @@ class TestDueRows:
     def test_says_all_that_firing_needs(self, account: Account) -> None:
         deal = opened(account, direction="down", take_profit="90", stop_loss="110")
         assert due_rows([bucket(2, "89", "105")], limit=1) == [
-            DueRow(deal.pk, SYMBOL, "down", D(110), D(90), 1, D(89), D(105), "pending")
+            DueRow(deal.pk, SYMBOL, "down", D(110), D(90), 1, D(89), D(105), "pending", 1, NOON)
         ]
 
     def test_only_buckets_that_begin_after_the_price_a_deal_was_checked_against_count(self, account: Account) -> None:

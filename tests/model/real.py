@@ -224,7 +224,7 @@ class Real:
         assert not connect().exists(keys.price(BTC)), (
             "a restarted Redis was written to before it got back what it forgot"
         )
-        self.market.run(self.market.engine._recover())
+        self.market.run(self.market.engine.recovery.give_back())  # and leaves the book to the reconcile
         self.market.hold()
         send_closures(self.market.flush())
 
@@ -247,7 +247,8 @@ class Real:
     def renew_leases(self) -> None:
         """What the prices process does every second."""
         self.market.hold()
-        self.market.run(self.market.engine._memory.forget_settled(self.market.engine._redis))
+        engine = self.market.engine
+        self.market.run(engine.memory.forget_settled(engine.link.client, keys.lease(SYMBOLS[0]), engine.owner))
 
     # --- what is --------------------------------------------------------------------------------------------------
 

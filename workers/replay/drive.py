@@ -109,7 +109,7 @@ class Replay:
             return
         engine.enqueue(price)
         openings = [] if tick.trade_id is None else self._openings.get(tick.trade_id, [])
-        if openings or engine.backlog >= self._batch:
+        if openings or len(engine.backlog) >= self._batch:
             await self._flush(engine)
         if openings:
             await self._in_domain(lambda: self._open(openings))

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 state  2 fired  3 fired_at  4 price  5 window  6 upper  7 lower  8 versions
 -- ARGV  1 now (ms)  2 stale after (ms)  3 symbol; then for each deal: id, version, watched-from sequence, upper or '',
---       lower or '', 'U' or 'L' (which of the two is its Stop Loss)
+--       lower or '', 'U' or 'L' (which of the two is its Stop Loss); at most 1,000 deals, each once
 -- Returns {{id of each deal the book or `fired` now holds at that version}, {id, entry, … of those fired now}}
 -- Refuses a version older than the one held. Without triggers the deal leaves the book. What has crossed but may not fire
 -- now (stale price, not running) is put into the book and not reported as held: it is to be armed again.
@@ -53,11 +53,18 @@ local function crossed_price(from_seq, upper, lower, stop)
     return (down and lower) or (up and upper) or nil
 end
 
-for a = 4, #ARGV, 6 do
-    local id, version, from_seq, upper, lower, stop =
-        ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
-    local in_book = tonumber(redis.call('HGET', KEYS[8], id) or '0')
-    local entry = redis.call('HGET', KEYS[2], id)
+-- What the book and `fired` hold of all the deals, read at once; what is put into the book is written at once too.
+local ids = {}
+for a = 4, #ARGV, 6 do ids[#ids + 1] = ARGV[a] end
+local versions = redis.call('HMGET', KEYS[8], unpack(ids))
+local entries = redis.call('HMGET', KEYS[2], unpack(ids))
+local uppers, lowers, armed = {}, {}, {}
+
+for i, id in ipairs(ids) do
+    local a = 4 + (i - 1) * 6
+    local version, from_seq, upper, lower, stop = ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
+    local in_book = tonumber(versions[i] or '0')
+    local entry = entries[i]
     local in_fired = entry and tonumber(string.match(entry, '^%d+')) or 0
     if in_fired >= tonumber(version) then
         if in_fired == tonumber(version) then held[#held + 1] = id end
@@ -68,14 +75,21 @@ for a = 4, #ARGV, 6 do
         end
         local crossed = crossed_price(from_seq, upper, lower, stop)
         local price = running and fresh and crossed
-        if price or (upper == '' and lower == '') then
+        local leaves = price or (upper == '' and lower == '')
+        if leaves or upper == '' then
             redis.call('ZREM', KEYS[6], id)
+        else
+            uppers[#uppers + 1], uppers[#uppers + 2] = upper, id
+        end
+        if leaves or lower == '' then
             redis.call('ZREM', KEYS[7], id)
+        else
+            lowers[#lowers + 1], lowers[#lowers + 2] = lower, id
+        end
+        if leaves then
             redis.call('HDEL', KEYS[8], id)
         else
-            if upper == '' then redis.call('ZREM', KEYS[6], id) else redis.call('ZADD', KEYS[6], upper, id) end
-            if lower == '' then redis.call('ZREM', KEYS[7], id) else redis.call('ZADD', KEYS[7], lower, id) end
-            redis.call('HSET', KEYS[8], id, version)
+            armed[#armed + 1], armed[#armed + 2] = id, version
         end
         if price then
             entry = table.concat({version, symbol, price, price == p[1] and p[3] or '', p[2], p[5], now, 'arm'}, '|')
@@ -86,5 +100,9 @@ for a = 4, #ARGV, 6 do
         if price or not crossed then held[#held + 1] = id end
     end
 end
+
+if #uppers > 0 then redis.call('ZADD', KEYS[6], unpack(uppers)) end
+if #lowers > 0 then redis.call('ZADD', KEYS[7], unpack(lowers)) end
+if #armed > 0 then redis.call('HSET', KEYS[8], unpack(armed)) end
 
 return {held, fired}

@@ -2,10 +2,10 @@
 --
 -- KEYS  for each symbol: lease, price
 -- ARGV  1 owner  2 fencing token  3 time to live (ms)
--- Returns {numbers (1..n) of the symbols held, numbers of those that are free but want a newer token}. The token fences
--- off whoever drove the symbol before.
+-- Returns {numbers (1..n) of the symbols held, numbers of those that were held before, numbers of those that are free but
+-- want a newer token}. The token fences off whoever drove the symbol before.
 
-local held, fenced = {}, {}
+local held, renewed, fenced = {}, {}, {}
 for i = 1, #KEYS, 2 do
     local owner = redis.call('GET', KEYS[i])
     local fence = tonumber(redis.call('HGET', KEYS[i + 1], 'token') or '0')
@@ -16,6 +16,7 @@ for i = 1, #KEYS, 2 do
         redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[3])
         redis.call('HSET', KEYS[i + 1], 'token', ARGV[2])
         held[#held + 1] = (i + 1) / 2
+        if owner then renewed[#renewed + 1] = (i + 1) / 2 end
     end
 end
-return {held, fenced}
+return {held, renewed, fenced}

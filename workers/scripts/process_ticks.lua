@@ -3,14 +3,17 @@
 --
 -- KEYS  1 state  2 fired  3 fired_at, then for each symbol: price, window, upper, lower, versions, lease; then, where what
 --       fires is to be told, events
--- ARGV  1 fencing token  2 owner  3 now (ms)  4 '1' to publish  5 number of symbols n, then for each symbol: name, channel;
---       then for each tick: symbol's number (1..n), price, exchange time (ms), trade id or '', sequence, received (ms)
+-- ARGV  1 fencing token  2 owner  3 now (ms)  4 '1' to publish  5 stale after (ms)  6 number of symbols n, then for each
+--       symbol: name, channel; then for each tick: symbol's number (1..n), price, exchange time (ms), trade id or '',
+--       sequence, received (ms)
 -- Returns {state, {symbols whose ticks were refused: another process drives them}, {id, entry, id, entry, …}}
--- A fired entry is version|symbol|price|trade id|exchange ms|received ms|fired ms|detector.
+-- A fired entry is version|symbol|price|trade id|exchange ms|received ms|fired ms|detector, and |gap ms when the tick came
+-- after a time without prices that made the last one stale. The price keeps the last such gap and the tick that ended it.
 
 local BUCKET_MS, WINDOW_MS, CHUNK = 250, 60000, 1000
 local KEEP_EVENTS, LISTED = 10000, 50  -- as in workers/events.py
-local token, owner, now, publish, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5])
+local token, owner, now, publish = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local stale_ms, n = tonumber(ARGV[5]), tonumber(ARGV[6])
 local cached = redis.call('GET', KEYS[1])
 local state = cached and string.match(cached, ':(.*)$') or ''
 local running = state == 'running'
@@ -18,14 +21,14 @@ local refused, fired, symbols = {}, {}, {}
 
 for i = 1, n do
     local k = 3 + (i - 1) * 6
-    local s = {name = ARGV[4 + 2 * i], channel = ARGV[5 + 2 * i], price_key = KEYS[k + 1], window = KEYS[k + 2],
+    local s = {name = ARGV[5 + 2 * i], channel = ARGV[6 + 2 * i], price_key = KEYS[k + 1], window = KEYS[k + 2],
                upper = KEYS[k + 3], lower = KEYS[k + 4], versions = KEYS[k + 5]}
-    local h = redis.call('HMGET', s.price_key, 'token', 'b_seq', 'b_low', 'b_high', 'b_at', 'cut', 'seq')
+    local h = redis.call('HMGET', s.price_key, 'token', 'b_seq', 'b_low', 'b_high', 'b_at', 'cut', 'seq', 'received')
     local holder = redis.call('GET', KEYS[k + 6])
     s.refused = (h[1] and tonumber(h[1]) > tonumber(token)) or (holder and holder ~= owner)
     if s.refused then refused[#refused + 1] = s.name end
     s.b_seq, s.b_low, s.b_high, s.b_at, s.cut = h[2], h[3], h[4], h[5], tonumber(h[6] or '-1')
-    s.seen = tonumber(h[7] or '0')
+    s.seen, s.received = tonumber(h[7] or '0'), tonumber(h[8])
     symbols[i] = s
 end
 
@@ -67,7 +70,7 @@ local function fire(s, ids, tail)
     end
 end
 
-for a = 6 + 2 * n, #ARGV, 6 do
+for a = 7 + 2 * n, #ARGV, 6 do
     local s, price, at, trade_id, seq, received =
         symbols[tonumber(ARGV[a])], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
     -- A call that is sent again because its answer was lost finds its ticks done: they are passed over.
@@ -75,12 +78,16 @@ for a = 6 + 2 * n, #ARGV, 6 do
         widen(s, price, seq, received)
         s.last = {price, at, trade_id, seq, received}
         s.ticks = (s.ticks or 0) + 1
+        local silent_ms = s.received and tonumber(received) - s.received or 0
+        local after_gap = silent_ms >= stale_ms
+        if after_gap then s.gap, s.gap_seq = silent_ms, seq end
+        s.received = tonumber(received)
         if running then
             local up = redis.call('ZRANGEBYSCORE', s.upper, '-inf', price)
             local down = redis.call('ZRANGEBYSCORE', s.lower, price, '+inf')
             if #up + #down > 0 then
                 local tail = '|' .. s.name .. '|' .. price .. '|' .. trade_id .. '|' .. at .. '|' .. received .. '|'
-                    .. now .. '|tick'
+                    .. now .. '|tick' .. (after_gap and '|' .. silent_ms or '')
                 fire(s, up, tail)
                 fire(s, down, tail)
             end
@@ -94,6 +101,7 @@ for _, s in ipairs(symbols) do
             'seq', s.last[4], 'received', s.last[5], 'b_seq', s.b_seq, 'b_low', s.b_low, 'b_high', s.b_high,
             'b_at', s.b_at, 'cut', tostring(s.cut))
         redis.call('HINCRBY', s.price_key, 'ticks', s.ticks)
+        if s.gap then redis.call('HSET', s.price_key, 'gap', s.gap, 'gap_seq', s.gap_seq) end
         if publish then
             redis.call('PUBLISH', s.channel,
                 cjson.encode({symbol = s.name, price = s.last[1], timestamp = tonumber(s.last[2])}))

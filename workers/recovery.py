@@ -41,8 +41,12 @@ class Recovery:
 
         Raises RedisError, django.db.DatabaseError.
         """
-        if not self.is_due:
-            return
+        if self.is_due:
+            await self.give_back()
+            await self.see_to_book()
+
+    async def give_back(self) -> None:
+        """The same but for the book."""
         engine = self._engine
         async with connect_async() as redis:
             run_id = str((await redis.info("server"))["run_id"])  # before the lock: sweeps go on until Redis answers
@@ -55,7 +59,6 @@ class Recovery:
                 engine.outage.redis_restored()
         log.warning("prices.redis_restored", run_id=run_id, fired=len(fired))
         engine.queue_fired(fired)
-        await self.see_to_book()
 
     async def see_to_book(self) -> None:
         """Begin to rebuild a book that is not of this run of Redis: the workers may be back later than this process.

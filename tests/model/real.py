@@ -224,8 +224,7 @@ class Real:
         assert not connect().exists(keys.price(BTC)), (
             "a restarted Redis was written to before it got back what it forgot"
         )
-        self.market.run(self.market.engine.recovery.run())
-        self.market.run(self.market.engine.recovery.end())
+        self.market.run(self.market.engine.recovery.give_back())  # and leaves the book to the reconcile
         self.market.hold()
         send_closures(self.market.flush())
 

@@ -301,7 +301,7 @@ class DomainMachine(RuleBasedStateMachine):
         assert ledger_violations() == []
         assert not Notification.objects.filter(published_at=None).exists()
         assert queues.depth("closures") == 0
-        kept = {keys.state(), keys.book_epoch(), keys.book_progress(), keys.counters()}
+        kept = {keys.state(), keys.book_epoch(), keys.book_progress(), keys.counters(), keys.events()}
         kept |= {key(symbol) for symbol in SYMBOLS for key in (keys.price, keys.window, keys.lease)}
         assert {str(key) for key in connect().scan_iter()} <= kept
         assert self.real.market.engine.memory.unsettled == {}

@@ -7,7 +7,8 @@ RUN := .venv/bin/python
 NO_SERVER := DATABASE_URL=postgresql://nobody@127.0.0.1:1/none REDIS_URL=redis://127.0.0.1:1/0 SECRET_KEY=unused
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-unit test-integration test-load check format requirements clean venv venv-dev
+.PHONY: help demo run test test-unit test-integration test-load bench bench-peers check format requirements clean venv \
+	venv-dev venv-bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do \
@@ -31,6 +32,12 @@ test-integration: venv-dev ## real PostgreSQL, Valkey and worker processes
 test-load: venv-dev ## many deals, long tapes
 	@$(RUN) -m pytest -m load
 
+bench: venv-bench ## measure the whole system; a part of it with ARGS="mass --deals 5000" (ARGS=--help)
+	@$(RUN) -W ignore::RuntimeWarning -m bench $(ARGS)
+
+bench-peers: venv-bench ## the same work done by others, side by side (ARGS=--help)
+	@$(RUN) -W ignore::RuntimeWarning -m bench.peers $(ARGS)
+
 check: venv-dev ## lint, format, types, import directions, missing migrations
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -47,6 +54,8 @@ requirements: venv-dev ## compile requirements*.txt from pyproject.toml again
 	$(RUN) -m uv pip compile $(COMPILE) pyproject.toml -o requirements.txt
 	$(RUN) -m uv pip compile $(COMPILE) --group dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 	$(RUN) -m uv pip compile $(COMPILE) --extra ccxt -c requirements.txt pyproject.toml -o requirements-ccxt.txt
+	$(RUN) -m uv pip compile $(COMPILE) --group bench -c requirements.txt -c requirements-dev.txt pyproject.toml \
+		-o requirements-bench.txt
 COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 clean: ## remove .venv and caches; the data in .data stays
@@ -57,6 +66,9 @@ venv:
 
 venv-dev:
 	@$(call install,requirements-dev.txt)
+
+venv-bench:
+	@$(call install,requirements-bench.txt)
 
 # Install a requirements file unless exactly this file is installed already. Debian's Python may lack ensurepip:
 # then its own pip installs into the virtual environment.

@@ -44,12 +44,7 @@ class Loaded(NamedTuple):
     """The ids that a loading gave: from `first` on, without gaps."""
 
     first: int
-    count: int
-
-    @property
-    def ids(self) -> range:
-        """All of them."""
-        return range(self.first, self.first + self.count)
+    deals: int
 
 
 def far_deals(symbols: list[str]) -> Plan:
@@ -176,9 +171,7 @@ def _deals(first: int, count: int, accounts: range, plan: Plan, now: datetime) -
         )
 
 
-def _postings(
-    first: int, count: int, accounts: range, margins: dict[int, int], now: datetime
-) -> Iterator[str]:
+def _postings(first: int, count: int, accounts: range, margins: dict[int, int], now: datetime) -> Iterator[str]:
     for account in accounts:
         yield f"{account}\t\\N\tfunding\t{margins[account] + SPARE_FUNDS}\t{now}\n"
     for number in range(count):
@@ -190,7 +183,9 @@ def _events(first: int, count: int, now: datetime) -> Iterator[str]:
         yield f"{first + number}\topened\t1\t{BASE}\t{now}\t\n{first + number}\tarmed\t1\t\\N\t{now}\t\n"
 
 
-def _copy(connection: psycopg.Connection[tuple[object, ...]], table: str, columns: tuple[str, ...], rows: Iterator[str]) -> None:
+def _copy(
+    connection: psycopg.Connection[tuple[object, ...]], table: str, columns: tuple[str, ...], rows: Iterator[str]
+) -> None:
     command = sql.SQL("COPY {} ({}) FROM STDIN").format(
         sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
     )

@@ -24,10 +24,12 @@ LAG_LIMIT_S: Final = 1.0
 
 
 class Market:
-    """A PriceSource. `commands` are dicts: {"do": "pace", "per_s"}, {"do": "tick", "symbol", "price"},
-    {"do": "flood", "ticks"}, {"do": "note"} (remember when each tick was given from now on), {"do": "noted"}, {"do": "end"}.
+    """A PriceSource. `commands` are dicts, each answered with one dict, in order; `do` is one of
 
-    Each is answered with one dict, in order.
+    pace   `per_s` ticks a second from now on, all symbols together and in turn; 0: none
+    tick   one of `symbol` at `price`, now
+    flood  `ticks` as fast as the engine takes them; the answer says in how many `seconds` all were in Redis
+    note   remember from now on when each tick of the pace was given; `noted` answers it and stops remembering
     """
 
     name = "bench"
@@ -53,7 +55,7 @@ class Market:
         self._noted: list[tuple[int, int]] | None = None
 
     async def ticks(self) -> AsyncGenerator[Tick, None]:
-        """Yield ticks as told, until told to end."""
+        """Yield ticks as told, without end."""
         self._answer({"ready": True})
         while True:
             command = await self._next_command()
@@ -73,9 +75,6 @@ class Market:
                         await self._breathe()
                 await self._drained()
                 self._answer({"seconds": time.monotonic() - started_s})
-            elif command["do"] == "end":
-                self._answer({})
-                return
             else:
                 self._answer(self._set(command))
 
@@ -104,8 +103,8 @@ class Market:
 
     async def _breathe(self) -> None:
         await asyncio.sleep(0)
-        while self._backlog() > FLOOD_BACKLOG:
-            await asyncio.sleep(0)
+        while self._backlog() > FLOOD_BACKLOG:  # noqa: ASYNC110 - the engine tells it by no event
+            await asyncio.sleep(0.001)
 
     def _next(self) -> Tick:
         """The next symbol's next price of the band."""

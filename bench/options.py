@@ -33,6 +33,7 @@ class Options:
     workers: int = 2
     log_level: str = "INFO"
     profile: bool = False
+    strict: bool = False
     results: Path = RESULTS
 
     def sizes(self, *defaults: int) -> tuple[int, ...]:
@@ -46,11 +47,18 @@ class Options:
 
 
 def read_options(arguments: list[str] | None = None) -> Options:
-    """Read the command line; ends the process with a message when it is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the whole system; see docs/performance.md.")
+    """Read the command line (`sys.argv` by default); ends the process with a message when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure the whole system; see docs/performance.md."
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all of them by default")
     add = parser.add_argument
-    add("--deals", type=_numbers, metavar="N,…", help="deals of a mass trigger (mass 5000,100000; memory 100000; scale 50000)")
+    add(
+        "--deals",
+        type=_numbers,
+        metavar="N,…",
+        help="deals of a mass trigger (mass 5000,100000; memory 100000; scale 50000)",
+    )
     add("--open", type=_number, metavar="N", help="open deals in growth, arm, idle, ingest, detect, sweep (1000000)")
     add("--symbols", type=_number, metavar="N", help="symbols (100)")
     add("--rate", type=_number, metavar="N", help="ticks a second, all symbols together (1000)")
@@ -64,7 +72,13 @@ def read_options(arguments: list[str] | None = None) -> Options:
     add("--calls", type=_number, metavar="N", help="calls of open_deal in arm (1000)")
     add("--workers", type=_number, metavar="N", help="processes of the closing worker (2)")
     add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="of the system's processes (INFO)")
-    add("--profile", action="store_true", default=None, help="py-spy, pg_stat_statements and SLOWLOG beside each part; slower")
+    add(
+        "--profile",
+        action="store_true",
+        default=None,
+        help="py-spy, pg_stat_statements and SLOWLOG beside each part; slower",
+    )
+    add("--strict", action="store_true", default=None, help="exit code 1 when a must is missed")
     add("--results", type=Path, metavar="FOLDER", help="where the results go (bench/results)")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     names = given.pop("parts") or PARTS

@@ -18,13 +18,17 @@ def draw(figures: Sequence[Figure], path: Path, title: str) -> bool:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
     rows = [figure for figure in figures if figure.must and figure.value > 0]
     if not rows:
         return False
-    factors = [figure.value / figure.must if figure.more_is_better else figure.must / figure.value for figure in rows if figure.must]
-    canvas, axes = pyplot.subplots(figsize=(10, 1.2 + 0.42 * len(rows)), layout="constrained")
+    factors = [
+        figure.value / figure.must if figure.more_is_better else figure.must / figure.value
+        for figure in rows
+        if figure.must
+    ]
+    canvas, axes = plt.subplots(figsize=(10, 1.2 + 0.42 * len(rows)), layout="constrained")
     bars = axes.barh(range(len(rows)), factors, color=[COLOURS[figure.verdict] for figure in rows])
     axes.bar_label(bars, [f"{shown(figure.value)} {figure.unit}" for figure in rows], padding=4, fontsize=9)
     axes.set_yticks(range(len(rows)), [f"{figure.part}: {figure.what}" for figure in rows], fontsize=9)
@@ -39,5 +43,5 @@ def draw(figures: Sequence[Figure], path: Path, title: str) -> bool:
     axes.set_xlabel("times better than the must (line); dotted: the goal")
     axes.set_title(title, fontsize=10)
     canvas.savefig(path, dpi=110)
-    pyplot.close(canvas)
+    plt.close(canvas)
     return True

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import redis
 from django.db import connection
 
 from workers.redis_client import connect
@@ -85,9 +84,9 @@ class Profiler:
         return "\n".join([*lines, "", *_valkey(connect())]) + "\n"
 
 
-def _valkey(client: redis.Redis) -> list[str]:
-    commands: dict[str, Any] = client.info("commandstats")  # type: ignore[assignment]
-    slow: Any = client.slowlog_get(10)
+def _valkey(client: Any) -> list[str]:
+    commands = client.info("commandstats")
+    slow = client.slowlog_get(10)
     return [
         "Valkey, commands:",
         *(f"{name}: {facts}" for name, facts in sorted(commands.items(), key=lambda item: -item[1]["usec"])[:15]),

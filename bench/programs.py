@@ -73,6 +73,8 @@ class Programs:
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
+        self._scratch = logs / "tmp"  # killed workers leave temporary folders behind
+        self._scratch.mkdir()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -98,7 +100,7 @@ class Programs:
         self._start_lines({"sweeper": {}, "beat": {}}, {"worker": 1, "beat": 1})
 
     def stop(self, *names: str) -> None:
-        """End these programs, all by default: the prices processes in order; the others hold nothing that is worth it."""
+        """End these programs, all by default: prices processes in order, the others at once (they hold nothing)."""
         for name in names or tuple(self._running):
             process = self._running.pop(name)
             if process.stdin is not None:
@@ -144,7 +146,7 @@ class Programs:
         with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
-                env=os.environ | {"PATH": path} | env,
+                env=os.environ | {"PATH": path, "TMPDIR": str(self._scratch)} | env,
                 cwd=BASE_DIR,
                 stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if pipes else log,

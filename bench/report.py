@@ -24,18 +24,18 @@ from cryptocraze.env import BASE_DIR
 from workers.redis_client import connect
 
 POSTGRES_SETTINGS = (
-    *("fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "shared_buffers", "max_wal_size"),
-    *("track_commit_timestamp", "autovacuum", "jit"),
+    *("server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "shared_buffers"),
+    *("max_wal_size", "track_commit_timestamp", "autovacuum", "jit"),
 )
 PACKAGES = ("celery", "kombu", "django", "psycopg", "redis", "hiredis")
 
 
-def facts(options: Options, folder: Path) -> dict[str, Any]:
-    """Machine, versions, settings; asked of the servers themselves."""
+def facts(options: Options, folder: Path, machine: dict[str, Any]) -> dict[str, Any]:
+    """What the figures are of: machine, versions, and the settings that the servers themselves tell."""
     redis: Any = connect()
     with connection.cursor() as cursor:
         cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(POSTGRES_SETTINGS)])
-        postgres = {"version": connection.pg_version, **dict(cursor.fetchall())}
+        postgres = dict(cursor.fetchall())
     info = redis.info("server")
     valkey = {
         "version": info.get("valkey_version") or info["redis_version"],
@@ -44,7 +44,7 @@ def facts(options: Options, folder: Path) -> dict[str, Any]:
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": _revision(),
-        "machine": proc.machine() | {"sync_8kb_ms": round(proc.sync_ms(folder), 3)},
+        "machine": machine | {"sync_8kb_ms": round(proc.sync_ms(folder), 3)},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "postgresql": postgres,
         "valkey": valkey,
@@ -90,17 +90,17 @@ class Results:
 def head(about: dict[str, Any]) -> str:
     """The facts in a few lines."""
     machine, postgres, valkey = about["machine"], about["postgresql"], about["valkey"]
-    return "\n".join(
-        [
-            f"{about['at']}, revision {about['revision']}",
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, load before"
-            f" {machine['load_before']}, 8 kB to disk {machine['sync_8kb_ms']} ms",
-            ", ".join(f"{name} {number}" for name, number in about["versions"].items()),
-            f"PostgreSQL {postgres['version']}: fsync {postgres['fsync']}, synchronous_commit"
-            f" {postgres['synchronous_commit']}; Valkey {valkey['version']}: appendonly {valkey['appendonly']},"
-            f" appendfsync {valkey['appendfsync']}",
-        ]
-    )
+    computer = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
+    before = f"load before {machine['load_before']}, 8 kB to disk {machine['sync_8kb_ms']} ms"
+    commits = f"fsync {postgres['fsync']}, synchronous_commit {postgres['synchronous_commit']}"
+    file = f"appendonly {valkey['appendonly']}, appendfsync {valkey['appendfsync']}"
+    lines = [
+        f"{about['at']}, revision {about['revision']}",
+        f"{computer}, {before}",
+        ", ".join(f"{name} {number}" for name, number in about["versions"].items()),
+        f"PostgreSQL {postgres['server_version']}: {commits}; Valkey {valkey['version']}: {file}",
+    ]
+    return "\n".join(lines)
 
 
 def _is_no_number(value: object) -> bool:

@@ -25,7 +25,15 @@ PRISTINE: Final = "pristine"
 BYTES_A_DEAL: Final = 6_000
 """Room on the disk for a deal with its postings, events and indexes, the log of their loading, and Redis' file."""
 SPARE_BYTES: Final = 2 * 2**30
-SAID_BY_US: Final = ("DATABASE_POOL", "DEBUG", "KEY_PREFIX", "PRICE_SOURCE", "STATIC_ONLY", "CELERY_BROKER_URL", "FLOWER_EVENTS")
+SAID_BY_US: Final = (
+    "DATABASE_POOL",
+    "DEBUG",
+    "KEY_PREFIX",
+    "PRICE_SOURCE",
+    "STATIC_ONLY",
+    "CELERY_BROKER_URL",
+    "FLOWER_EVENTS",
+)
 """Settings of a developer's shell that must not change what is measured."""
 PROFILE_SETTINGS: Final = {
     "shared_preload_libraries": "pg_stat_statements",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection, connections
 from redis import Redis
@@ -126,13 +126,13 @@ class World:
                 pipe.hget(keys.price(symbol), "ticks")
             return sum(int(value or 0) for value in pipe.execute())
 
-    def one(self, query: str, *values: object) -> float:
+    def one(self, query: str, *values: Any) -> float:
         """The number that a query answers."""
         with connection.cursor() as cursor:
             cursor.execute(query, values)
             return float(cursor.fetchone()[0])
 
-    def column(self, query: str, *values: object) -> list[float]:
+    def column(self, query: str, *values: Any) -> list[float]:
         """The numbers that a query answers."""
         with connection.cursor() as cursor:
             cursor.execute(query, values)

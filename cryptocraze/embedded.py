@@ -54,7 +54,7 @@ class EmbeddedServers:
     """The servers of one data folder, as their owner sees them.
 
     In this order: `prepare`, start the `commands`, `wait`, `publish`, at the end `close`. What `postgres=False` or
-    `valkey=False` leaves out is expected from the environment. `postgres_settings` come on top of ours. Raises SettingError.
+    `valkey=False` leaves out is expected from the environment; `postgres_settings` add to ours. Raises SettingError.
     """
 
     def __init__(

@@ -62,13 +62,28 @@ def _open(stage: Stage, calls: int) -> None:
         raise Trouble(f"{pending} deals were opened and not armed")
     stage.world.open += calls
     stage.figures.append(
-        Figure("arm", "open_deal, one thread", calls / usage.seconds, "calls/s", 300, 600, more_is_better=True, note=usage.text(stage.cores))
+        Figure(
+            "arm",
+            "open_deal, one thread",
+            calls / usage.seconds,
+            "calls/s",
+            300,
+            600,
+            more_is_better=True,
+            note=usage.text(stage.cores),
+        )
     )
 
 
 def _open_one(user: Any, symbol: str) -> int:
     deal = services.open_deal(
-        user_id=user.pk, symbol=symbol, direction="up", amount=AMOUNT, multiplier=10, quote=quotes.board().quote(symbol),
-        take_profit=Decimal(130), stop_loss=Decimal(70),
-    )  # fmt: skip
+        user_id=user.pk,
+        symbol=symbol,
+        direction="up",
+        amount=AMOUNT,
+        multiplier=10,
+        quote=quotes.board().quote(symbol),
+        take_profit=Decimal(130),
+        stop_loss=Decimal(70),
+    )
     return int(deal.pk)

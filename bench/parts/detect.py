@@ -52,7 +52,9 @@ def run(stage: Stage) -> None:
     count = f"{len(latencies):,} deals of {world.open:,}"
     stage.figures += [
         Figure("detect", "tick to committed, p50", median(latencies), "ms", 8, 4, note=count),
-        Figure("detect", "tick to committed, p99", percentile(latencies, 0.99), "ms", 30, 15, note=usage.text(stage.cores)),
+        Figure(
+            "detect", "tick to committed, p99", percentile(latencies, 0.99), "ms", 30, 15, note=usage.text(stage.cores)
+        ),
         *steps,
     ]
 

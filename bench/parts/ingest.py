@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -35,11 +36,13 @@ def run(stage: Stage) -> None:
         flood(stage, [prices], max(1, stage.options.ticks // 20), "warm-up")
         rate, usage = flood(stage, [prices], stage.options.ticks, "ingest flood")
         latencies = _watch(stage, prices)
+    flooded = f"flood at {stage.world.open:,} armed"
+    busy, many = usage.text(stage.cores), f"{len(latencies):,} ticks at {stage.options.rate:,}/s"
     stage.figures += [
-        Figure("ingest", f"flood at {stage.world.open:,} armed", rate, "ticks/s", 30_000, 100_000, more_is_better=True, note=usage.text(stage.cores)),
-        Figure("ingest", "one tick, p99", percentile(latencies, 0.99), "ms", 5, 2, note=f"{len(latencies):,} ticks at {stage.options.rate:,}/s"),
+        Figure("ingest", flooded, rate, "ticks/s", 30_000, 100_000, more_is_better=True, note=busy),
+        Figure("ingest", "one tick, p99", percentile(latencies, 0.99), "ms", 5, 2, note=many),
         Figure("ingest", "one tick, p50", median(latencies), "ms"),
-    ]  # fmt: skip
+    ]
 
 
 def flood(stage: Stage, engines: Sequence[Prices], ticks: int, name: str) -> tuple[float, Usage]:
@@ -75,7 +78,8 @@ def _watch(stage: Stage, prices: Prices) -> list[float]:
 
 
 def _listen(stage: Stage, heard: list[Heard], ended: threading.Event) -> None:
-    pubsub = stage.world.redis.pubsub(ignore_subscribe_messages=True)
+    redis: Any = stage.world.redis
+    pubsub = redis.pubsub(ignore_subscribe_messages=True)
     pubsub.subscribe(*(keys.price_update(symbol) for symbol in stage.world.symbols))
     while not ended.is_set():
         message: Any = pubsub.get_message(timeout=0.1)
@@ -95,19 +99,16 @@ def one_tick_ms(noted: Iterable[Sequence[int]], heard: Iterable[Heard], symbols:
     for number, at_ns in noted:
         turn, symbol = divmod(number, len(symbols))
         given[symbols[symbol]].append((BAND[turn % len(BAND)], at_ns))
-    waiting = {symbol: iter(ticks) for symbol, ticks in given.items()}
-    left = {symbol: len(ticks) for symbol, ticks in given.items()}
-    prices_left = {symbol: [price for price, _at in ticks] for symbol, ticks in given.items()}
+    done: Counter[str] = Counter()
     taken: list[float] = []
     for message in heard:
-        symbol = message.symbol
-        done = len(given[symbol]) - left.get(symbol, 0)
-        try:
-            upto = prices_left[symbol].index(message.price, done, done + len(BAND))
-        except (KeyError, ValueError):
-            continue  # given before the notes began
-        for _ in range(upto - done + 1):
-            _price, at_ns = next(waiting[symbol])
-            taken.append((message.at_ns - at_ns) / 1e6)
-        left[symbol] -= upto - done + 1
-    return taken + [float("inf")] * sum(left.values())
+        waiting = given[message.symbol][done[message.symbol] :][: len(BAND)]
+        for count, (price, given_ns) in enumerate(waiting, start=1):
+            if given_ns > message.at_ns:
+                break  # it is a price from before the notes
+            if price == message.price:
+                taken += [(message.at_ns - at_ns) / 1e6 for _price, at_ns in waiting[:count]]
+                done[message.symbol] += count
+                break
+    lost = sum(len(ticks) - done[symbol] for symbol, ticks in given.items())
+    return taken + [math.inf] * lost

@@ -19,6 +19,15 @@ def run(stage: Stage) -> None:
             found = stage.world.one("SELECT count(*) FROM deals WHERE detector = 'sweep'")
             note = closed.usage.text(stage.cores) + (f"; {found:.0f} found by the sweep" if found else "")
             stage.figures += [
-                Figure("mass", f"{deals:,} in one tick", closed.per_s, "closures/s", 15_000, 40_000, more_is_better=True, note=note),
+                Figure(
+                    "mass",
+                    f"{deals:,} in one tick",
+                    closed.per_s,
+                    "closures/s",
+                    15_000,
+                    40_000,
+                    more_is_better=True,
+                    note=note,
+                ),
                 Figure("mass", f"{deals:,}: tick to last commit", closed.seconds * 1000, "ms"),
             ]

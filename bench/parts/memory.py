@@ -32,7 +32,13 @@ def run(stage: Stage) -> None:
         growth = sum(second.values()) / sum(first.values())
         stage.figures.append(Figure("memory", "RSS after the second trigger / the first", growth, "×", FLAT))
         stage.figures += [
-            Figure("memory", f"RSS of {name}", second[name] / 2**20, "MiB", note=f"{first[name] / 2**20:.0f} MiB after the first")
+            Figure(
+                "memory",
+                f"RSS of {name}",
+                second[name] / 2**20,
+                "MiB",
+                note=f"{first[name] / 2**20:.0f} MiB after the first",
+            )
             for name in sorted(second, key=lambda name: -second[name])
         ]
 

@@ -13,7 +13,7 @@ WORKERS: Final = (1, 2, 4)
 
 
 def run(stage: Stage) -> None:
-    """Mass with 1, 2 and 4 worker processes; a flood through one prices process and through two that share the symbols."""
+    """Mass with 1, 2 and 4 worker processes; a flood through one prices process, and through two that share symbols."""
     world = stage.world
     for deals in stage.options.sizes(50_000)[-1:]:
         for workers in WORKERS:
@@ -24,7 +24,9 @@ def run(stage: Stage) -> None:
                 closed = trigger(stage, prices, world.symbols[0], deals, f"scale {workers} workers")
                 note = closed.usage.text(stage.cores)
                 stage.figures.append(
-                    Figure("scale", f"mass of {deals:,}, {workers} worker processes", closed.per_s, "closures/s", note=note)
+                    Figure(
+                        "scale", f"mass of {deals:,}, {workers} worker processes", closed.per_s, "closures/s", note=note
+                    )
                 )
         world.reset()
         with stage.scene():
@@ -36,7 +38,8 @@ def run(stage: Stage) -> None:
 def _flood_through(stage: Stage, processes: int) -> None:
     symbols, ticks = stage.world.symbols, stage.options.ticks // 2
     engines = [
-        stage.programs.start_prices(symbols[number::processes], name=f"prices {number + 1}") for number in range(processes)
+        stage.programs.start_prices(symbols[number::processes], name=f"prices {number + 1}")
+        for number in range(processes)
     ]
     rate, usage = flood(stage, engines, ticks, f"scale {processes} prices")
     stage.figures.append(

@@ -27,9 +27,13 @@ def run(stage: Stage) -> None:
         prices.ask("pace", per_s=0)
     count = rungs * len(world.symbols)
     stage.figures += [
-        Figure("sweep", f"nothing to find at {world.open:,}", median(nothing), "ms", 100, 50, note=f"worst of {len(nothing)}: {max(nothing):.0f} ms"),
-        Figure("sweep", f"{count:,} to find", median(found), "ms", 300, 150, note=f"worst of {len(found)}: {max(found):.0f} ms"),
-    ]  # fmt: skip
+        Figure("sweep", f"nothing to find at {world.open:,}", median(nothing), "ms", 100, 50, note=_worst(nothing)),
+        Figure("sweep", f"{count:,} to find", median(found), "ms", 300, 150, note=_worst(found)),
+    ]
+
+
+def _worst(taken: list[float]) -> str:
+    return f"worst of {len(taken)}: {max(taken):.0f} ms"
 
 
 def sweeps_ms(stage: Stage, prices: Prices, number: int, name: str) -> list[float]:
@@ -50,7 +54,10 @@ def _find(stage: Stage, prices: Prices, rungs: int) -> float:
     """Let the book lose the next rungs of every symbol, cross them, and time the sweep that finds them."""
     world = stage.world
     price = world.next_rungs(rungs)[-1]
-    ids = [int(number) for number in world.column("SELECT id FROM deals WHERE status = 'open' AND upper_trigger <= %s", price)]
+    ids = [
+        int(number)
+        for number in world.column("SELECT id FROM deals WHERE status = 'open' AND upper_trigger <= %s", price)
+    ]
     if len(ids) != rungs * len(world.symbols):
         raise Trouble(f"{len(ids)} deals lie below the next rung")
     before = world.closed()

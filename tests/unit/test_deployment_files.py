@@ -16,6 +16,7 @@ from servers import PROJECT
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROCFILE: dict[str, str] = dict(parse_procfile((PROJECT / "Procfile").read_text()).processes)
+REQUIREMENTS = [f"requirements{part}.txt" for part in ("", "-dev", "-ccxt", "-bench")]
 OURS = [name for name, service in SERVICES.items() if "build" in service]
 
 
@@ -89,7 +90,7 @@ def test_the_image_runs_as_an_ordinary_user_on_hash_checked_packages() -> None:
     assert {".env", ".data", ".venv", ".git"} <= set(ignored)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-ccxt.txt"])
+@pytest.mark.parametrize("name", REQUIREMENTS)
 def test_requirements_are_pinned_with_hashes_and_name_no_download_address(name: str) -> None:
     text = (PROJECT / name).read_text()
     pins = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]

@@ -55,7 +55,7 @@ def read_options(arguments: list[str] | None = None) -> Options:
     add = parser.add_argument
     add(
         "--deals",
-        type=_numbers,
+        type=numbers,
         metavar="N,…",
         help="deals of a mass trigger (mass 5000,100000; memory 100000; scale 50000)",
     )
@@ -96,7 +96,8 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers above 0, separated by commas."""
     return tuple(_number(word) for word in text.split(","))
 
 

@@ -46,7 +46,7 @@ class World:
         """An empty database, an empty Redis, the system running. No process may be left from the last scene."""
         connections.close_all()
         self._servers.fresh_database()
-        self.redis.flushall()
+        self.redis.flushall(asynchronous=True)
         system.refresh_state()
         self.redis.set(keys.book_epoch(), system.server_run_id())
         self.open, self.shared, self._rung, self._watched = 0, False, 0, 0

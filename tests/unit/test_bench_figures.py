@@ -13,6 +13,8 @@ from bench.figures import Figure, median, percentile, shown, table
 from bench.market import BAND
 from bench.options import PARTS, read_options
 from bench.parts.ingest import Heard, one_tick_ms
+from bench.peers.__main__ import ratios
+from bench.peers.plain_loop import tick_us
 from bench.report import Results
 
 ABOUT: dict[str, Any] = {
@@ -138,6 +140,25 @@ def test_results_are_json_lines_with_the_machine_first_and_no_number_that_json_l
     ]
     assert "a CPU, 2 cores" in text
     assert results.base.with_suffix(".txt").read_text() == text
+
+
+def test_peers_are_compared_where_both_were_measured_and_only_there() -> None:
+    answers = {
+        "ours": {"mass": {1_000: 20_000.0}, "ticks": {10_000: 5.0}},
+        "bullmq": {"mass": {(1_000, 5): 250.0, (5_000, 5): 250.0}},
+        "loop": {"ticks": {10_000: 400.0, 100_000: 4_000.0}},
+        "celery": {"batches": {1_000: {500: 20_000.0, 1: 500.0}}},
+    }
+    assert [(figure.what.split(" (")[0], figure.value) for figure in ratios(answers)] == [
+        ("mass of 1,000: ours / bullmq at concurrency 5", 80.0),
+        ("a tick at 10,000: loop / ours", 80.0),
+        ("1,000 closures: batches of 500 / one task per deal", 40.0),
+    ]
+    assert ratios({"bullmq": answers["bullmq"]}) == []
+
+
+def test_the_plain_loop_costs_time_for_every_order() -> None:
+    assert 0 < tick_us(10, ["A", "B"], ticks=50) < tick_us(5_000, ["A", "B"], ticks=50)
 
 
 def test_parts_run_in_their_own_order_and_sizes_come_from_the_command_line() -> None:

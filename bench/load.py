@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -16,10 +17,10 @@ from psycopg import sql
 
 from bench.market import BASE
 
-DEALS_PER_ACCOUNT: Final = 10
 CHUNK: Final = 2_000
 GOLDEN: Final = 0.6180339887498949  # its multiples spread evenly over [0, 1), for any number of deals
 SPARE_FUNDS: Final = 1_000
+NO_TRIGGERS: Final = "SET session_replication_role = replica"
 LADDER: Final = (Decimal("100.2"), Decimal("100.9"))
 """Between the market's band and this range's end lie the upper triggers of deals that are to cross."""
 FAR_ABOVE: Final = 101
@@ -83,33 +84,57 @@ def rung_price(rung: int, symbols: int, count: int) -> str:
     return f"{LADDER[0] + rung * step:.8f}"
 
 
-def load(url: str, count: int, plan: Plan) -> Loaded:
-    """Write that many open, armed deals of new accounts, and let PostgreSQL know its tables. Commits once.
+def load(url: str, count: int, plan: Plan, *, per_account: int) -> Loaded:
+    """Write that many open, armed deals of new accounts, so many each; then let PostgreSQL know its tables.
 
     Foreign keys are not checked row by row: the rows are right by construction, and the ledger is checked afterwards.
     """
     with psycopg.connect(url) as connection:
-        connection.execute("SET session_replication_role = replica")
-        first_deal, first_account = (_next_id(connection, table) for table in ("deals", "accounts"))
-        accounts = range(first_account, first_account + -(-count // DEALS_PER_ACCOUNT))
-        now = datetime.now(UTC)
-        margins = _margins(count, accounts)
-        _copy(connection, "auth_user", USER_COLUMNS, _users(accounts, now))
-        _copy(connection, "accounts", ACCOUNT_COLUMNS, _accounts(accounts, margins, now))
-        _copy(connection, "deals", DEAL_COLUMNS, _deals(first_deal, count, accounts, plan, now))
-        _copy(connection, "ledger_entries", LEDGER_COLUMNS, _postings(first_deal, count, accounts, margins, now))
-        _copy(connection, "deal_events", EVENT_COLUMNS, _events(first_deal, count, now))
+        first, first_account = (_next_id(connection, table) for table in ("deals", "accounts"))
+    accounts = range(first_account, first_account + -(-count // per_account))
+    margins = _margins(count, accounts)
+    now = datetime.now(UTC)
+    with ThreadPoolExecutor(max_workers=2) as pool:  # a connection each: PostgreSQL does most of the work
+        writers = (
+            pool.submit(_write_deals, url, _Loading(first, count, accounts, margins, now), plan),
+            pool.submit(_write_history, url, _Loading(first, count, accounts, margins, now)),
+        )
+        for writer in writers:
+            writer.result()
+    with psycopg.connect(url, autocommit=True) as connection:
+        # What autovacuum would do a minute later, in the middle of a measurement.
+        connection.execute("VACUUM (ANALYZE) deals, accounts, ledger_entries, deal_events")
+        connection.execute("CHECKPOINT")
+    return Loaded(first, count)
+
+
+class _Loading(NamedTuple):
+    first: int
+    deals: int
+    accounts: range
+    margins: dict[int, int]
+    now: datetime
+
+
+def _write_deals(url: str, loading: _Loading, plan: Plan) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(NO_TRIGGERS)
+        _copy(connection, "auth_user", USER_COLUMNS, _users(loading))
+        _copy(connection, "accounts", ACCOUNT_COLUMNS, _accounts(loading))
+        _copy(connection, "deals", DEAL_COLUMNS, _deals(loading, plan))
         for table in ("deals", "accounts", "auth_user"):
             connection.execute(
                 sql.SQL("SELECT setval(pg_get_serial_sequence({}, 'id'), (SELECT max(id) FROM {}))").format(
                     sql.Literal(table), sql.Identifier(table)
                 )
             )
-    with psycopg.connect(url, autocommit=True) as connection:
-        # What autovacuum would do a minute later, in the middle of a measurement.
-        connection.execute("VACUUM (ANALYZE) deals, accounts, ledger_entries, deal_events")
-        connection.execute("CHECKPOINT")
-    return Loaded(first_deal, count)
+
+
+def _write_history(url: str, loading: _Loading) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(NO_TRIGGERS)
+        _copy(connection, "ledger_entries", LEDGER_COLUMNS, _postings(loading))
+        _copy(connection, "deal_events", EVENT_COLUMNS, _events(loading))
 
 
 # --- the tables, in text as COPY reads it ----------------------------------------------------------------------
@@ -147,21 +172,21 @@ def _margins(count: int, accounts: range) -> dict[int, int]:
     return margins
 
 
-def _users(accounts: range, now: datetime) -> Iterator[str]:
+def _users(loading: _Loading) -> Iterator[str]:
     run = secrets.token_hex(3)
-    for account in accounts:
-        yield f"{account}\t!\tf\tbench-{run}-{account}\t\t\t\tf\tt\t{now}\n"
+    for account in loading.accounts:
+        yield f"{account}\t!\tf\tbench-{run}-{account}\t\t\t\tf\tt\t{loading.now}\n"
 
 
-def _accounts(accounts: range, margins: dict[int, int], now: datetime) -> Iterator[str]:
-    for account in accounts:
-        yield f"{account}\t{account}\t{SPARE_FUNDS}\t{margins[account]}\t0\t0\t0\t0\t0\t0\t{now}\n"
+def _accounts(loading: _Loading) -> Iterator[str]:
+    for account, margin in loading.margins.items():
+        yield f"{account}\t{account}\t{SPARE_FUNDS}\t{margin}\t0\t0\t0\t0\t0\t0\t{loading.now}\n"
 
 
-def _deals(first: int, count: int, accounts: range, plan: Plan, now: datetime) -> Iterator[str]:
-    expires = now + timedelta(hours=24)
-    tail = f"open\t{now}\tarmed\t{now}\t1\t0\t{now}\t{expires}\n"
-    for number in range(count):
+def _deals(loading: _Loading, plan: Plan) -> Iterator[str]:
+    first, accounts, now = loading.first, loading.accounts, loading.now
+    tail = f"open\t{now}\tarmed\t{now}\t1\t0\t{now}\t{now + timedelta(hours=24)}\n"
+    for number in range(loading.deals):
         symbol, upper, lower = plan(number)
         # Half go up, where the upper trigger is the Take Profit; for the other half it is the Stop Loss.
         direction, profit, loss = ("up", upper, lower) if number // 7 % 2 else ("down", lower, upper)
@@ -171,15 +196,17 @@ def _deals(first: int, count: int, accounts: range, plan: Plan, now: datetime) -
         )
 
 
-def _postings(first: int, count: int, accounts: range, margins: dict[int, int], now: datetime) -> Iterator[str]:
-    for account in accounts:
-        yield f"{account}\t\\N\tfunding\t{margins[account] + SPARE_FUNDS}\t{now}\n"
-    for number in range(count):
+def _postings(loading: _Loading) -> Iterator[str]:
+    first, accounts, now = loading.first, loading.accounts, loading.now
+    for account, margin in loading.margins.items():
+        yield f"{account}\t\\N\tfunding\t{margin + SPARE_FUNDS}\t{now}\n"
+    for number in range(loading.deals):
         yield f"{_owner(number, accounts)}\t{first + number}\topen\t-{_amount(number)}\t{now}\n"
 
 
-def _events(first: int, count: int, now: datetime) -> Iterator[str]:
-    for number in range(count):
+def _events(loading: _Loading) -> Iterator[str]:
+    first, now = loading.first, loading.now
+    for number in range(loading.deals):
         yield f"{first + number}\topened\t1\t{BASE}\t{now}\t\n{first + number}\tarmed\t1\t\\N\t{now}\t\n"
 
 

@@ -31,6 +31,7 @@ class Options:
     find: int = 1_000
     calls: int = 1_000
     workers: int = 2
+    per_account: int = 10
     log_level: str = "INFO"
     profile: bool = False
     strict: bool = False
@@ -71,6 +72,7 @@ def read_options(arguments: list[str] | None = None) -> Options:
     add("--find", type=_number, metavar="N", help="deals that a sweep has to find (1000)")
     add("--calls", type=_number, metavar="N", help="calls of open_deal in arm (1000)")
     add("--workers", type=_number, metavar="N", help="processes of the closing worker (2)")
+    add("--per-account", type=_number, metavar="N", help="open deals of one account (10)")
     add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="of the system's processes (INFO)")
     add(
         "--profile",

@@ -82,7 +82,7 @@ class World:
 
     def _add(self, count: int, plan: Plan) -> Loaded:
         self._say(f"loading {count:,} deals")
-        loaded = load(self._servers.database_url, count, plan)
+        loaded = load(self._servers.database_url, count, plan, per_account=self._options.per_account)
         self._say(f"arming {count:,} deals")
         self.arm(after=loaded.first - 1)
         self.open += count

@@ -7,8 +7,8 @@ RUN := .venv/bin/python
 NO_SERVER := DATABASE_URL=postgresql://nobody@127.0.0.1:1/none REDIS_URL=redis://127.0.0.1:1/0 SECRET_KEY=unused
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-unit test-integration test-load bench bench-peers check format requirements clean venv \
-	venv-dev venv-bench
+.PHONY: help demo run test test-unit test-integration test-load test-model soak bench bench-peers check format requirements \
+	clean venv venv-dev venv-bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do \
@@ -31,6 +31,12 @@ test-integration: venv-dev ## real PostgreSQL, Valkey and worker processes
 
 test-load: venv-dev ## many deals, long tapes
 	@$(RUN) -m pytest -m load
+
+test-model: venv-dev ## the long comparison with the model: minutes of random steps, new ones each time
+	@HYPOTHESIS_PROFILE=long $(RUN) -m pytest tests/model
+
+soak: venv-dev ## 3,600 deals through every process, then memory, keys and connections beside where they began
+	@SOAK=long $(RUN) -m pytest tests/soak
 
 bench: venv-bench ## measure the whole system; a part of it with ARGS="mass --deals 5000" (ARGS=--help)
 	@$(RUN) -W ignore::RuntimeWarning -m bench $(ARGS)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, TypeVar
 
+import redis
 import structlog
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.cache.backends.locmem import LocMemCache
@@ -13,11 +14,25 @@ from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 from django.utils.functional import cached_property
 from redis.exceptions import RedisError
 
+from workers import sentinel
+
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 PAUSE_S: Final = 2.0
 """How long Redis is left alone after an error, so that not every request waits for its time-out."""
+
+
+class _Client(RedisCacheClient):
+    """Django's with one client of our own, which also follows a master behind Sentinels."""
+
+    def __init__(self, server: str, **options: Any) -> None:
+        super().__init__([server])
+        self._follower = sentinel.client(server, **options)
+
+    def get_client(self, key: Any = None, *, write: bool = False) -> redis.Redis:  # noqa: ARG002 Django's signature
+        """The same for every key."""
+        return self._follower
 
 
 class SturdyRedisCache(RedisCache):
@@ -39,7 +54,7 @@ class SturdyRedisCache(RedisCache):
     def _cache(self) -> RedisCacheClient:
         """One client, with its pool of connections, for the process: under ASGI each request makes its own cache."""
         if self._server not in self._clients:
-            self._clients[self._server] = RedisCacheClient([self._server], **self._client_options)
+            self._clients[self._server] = _Client(self._server, **self._client_options)
         return self._clients[self._server]
 
     def get(self, key: str, default: Any = None, version: int | None = None) -> Any:

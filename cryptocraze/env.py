@@ -8,8 +8,10 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from workers import sentinel
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DEFAULT_WEB_PORT = 8000
@@ -65,6 +67,14 @@ def rate(name: str, default: str) -> str:
     value = text(name, default)
     if re.fullmatch(r"[1-9][0-9]{0,8}/(s|sec|m|min|h|hour|d|day)", value, re.ASCII) is None:
         raise SettingError(f"{name} must be a rate such as 600/min, not {value!r}")
+    return value
+
+
+def token(name: str) -> str:
+    """A secret of at least 20 characters without blanks, or nothing. Raises SettingError without repeating it."""
+    value = text(name, "")
+    if value and re.fullmatch(r"[!-~]{20,}", value) is None:
+        raise SettingError(f"{name} must have at least 20 characters and no blanks: `openssl rand -hex 20` makes one")
     return value
 
 
@@ -162,15 +172,37 @@ def redis_url() -> str:
 def broker_url(redis: str) -> str:
     """Celery's broker: CELERY_BROKER_URL, else the same Redis as everything."""
     url = os.environ.get("CELERY_BROKER_URL", "").strip() or redis
+    if sentinel.is_sentinel(url):
+        return _checked_sentinel("CELERY_BROKER_URL", url).for_celery()
     if urlsplit(url).scheme == "unix":
         raise SettingError("CELERY_BROKER_URL is not set, and Celery cannot use a unix:// address: set it to a TCP one")
     return _with_verification("CELERY_BROKER_URL", url) if urlsplit(url).scheme == "rediss" else url
 
 
+def broker_sentinel_options(redis: str) -> dict[str, Any]:
+    """Transport options for a broker behind Sentinels; none for any other."""
+    url = os.environ.get("CELERY_BROKER_URL", "").strip() or redis
+    if not sentinel.is_sentinel(url):
+        return {}
+    address = _checked_sentinel("CELERY_BROKER_URL", url)
+    return {"master_name": address.master, "sentinel_kwargs": address.sentinel_options}
+
+
+def _checked_sentinel(name: str, url: str) -> sentinel.Address:
+    try:
+        return sentinel.parse(url)
+    except ValueError as error:
+        shape = "sentinel://:password@host:26379,host:26379/0?master=NAME"
+        raise SettingError(f"{name} must look like {shape}: {error}") from None
+
+
 def _checked_redis(name: str, url: str) -> str:
     scheme = urlsplit(url).scheme
+    if scheme == sentinel.SCHEME:
+        _checked_sentinel(name, url)
+        return url
     if scheme not in {"redis", "rediss", "unix"}:
-        raise SettingError(f"{name} must begin with redis://, rediss:// or unix://")
+        raise SettingError(f"{name} must begin with redis://, rediss://, unix:// or sentinel://")
     return _with_verification(name, url) if scheme == "rediss" else url
 
 

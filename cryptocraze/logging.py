@@ -24,6 +24,12 @@ def _add_process(_logger: object, _method: str, event: MutableMapping[str, Any])
     return event
 
 
+def _without_request(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Django hands its whole request along: its query may hold names, and the message says the path already."""
+    event.pop("request", None)
+    return event
+
+
 def _renderer(*, json: bool) -> Any:
     if json:
         return structlog.processors.JSONRenderer()
@@ -38,7 +44,7 @@ def logging_config(level: str, *, json: bool) -> dict[str, Any]:
         "formatters": {
             "structured": {
                 "()": structlog.stdlib.ProcessorFormatter,
-                "foreign_pre_chain": [*SHARED_PROCESSORS, _add_process],
+                "foreign_pre_chain": [*SHARED_PROCESSORS, _add_process, _without_request],
                 "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(json=json)],
             },
         },

@@ -35,6 +35,7 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "django_celery_beat",
+    "cryptocraze",
     "deals",
     "workers",
     "monitoring",
@@ -120,6 +121,12 @@ PRICE_STALE_AFTER_S = env.number("PRICE_STALE_AFTER_S", 10, least=1, most=3600)
 MAX_MONITORING_H = env.number("MAX_MONITORING_H", 24, least=1, most=24)
 STATIC_ONLY = env.flag("STATIC_ONLY", default=False)
 
+# --- What is kept only for a while -----------------------------------------------------------------------------
+
+# The database itself refuses to let go of an audit row younger than 30 days.
+AUDIT_KEEP_DAYS = env.number("AUDIT_KEEP_DAYS", 365, least=30, most=36_500)
+OPERATIONS_KEEP = env.number("OPERATIONS_KEEP", 500, least=50, most=1_000_000)
+
 # --- Celery ----------------------------------------------------------------------------------------------------
 
 CELERY_BROKER_URL = env.broker_url(REDIS_URL)
@@ -140,7 +147,7 @@ if CELERY_BROKER_URL.startswith(("redis:", "rediss:", "unix:", "sentinel:")):
         "socket_connect_timeout": 3,
         "socket_keepalive": True,
         "health_check_interval": 5,
-    }
+    } | env.broker_sentinel_options(REDIS_URL)
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 5
@@ -187,6 +194,7 @@ REST_FRAMEWORK = {
         "write": env.rate("THROTTLE_WRITE", "120/min"),
         "login": env.rate("THROTTLE_LOGIN", "10/min"),
         "login_name": env.rate("THROTTLE_LOGIN_NAME", "20/min"),
+        "metrics": env.rate("THROTTLE_METRICS", "120/min"),
     },
     # How many proxies stand before the web process and write X-Forwarded-For; 0: the header is not believed.
     "NUM_PROXIES": env.number("NUM_PROXIES", 0, least=0, most=10),
@@ -223,6 +231,9 @@ SPECTACULAR_SETTINGS = {
     ],
 }
 
+# What Prometheus may send instead of the token of someone on the staff: it is good while PostgreSQL is away, too.
+METRICS_TOKEN = env.token("METRICS_TOKEN")
+
 # --- Web -------------------------------------------------------------------------------------------------------
 
 CACHES = {
@@ -246,6 +257,20 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_AGE = int(timedelta(days=7).total_seconds())
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
+# Plain HTTP is answered with a redirect, cookies travel by HTTPS only, browsers are told to remember it.
+HTTPS_ONLY = env.flag("HTTPS_ONLY", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS_ONLY
+SECURE_REDIRECT_EXEMPT = ["^livez/?$", "^health/?$", "^metrics/?$"]  # probes ask the process itself, without the proxy
+SECURE_HSTS_SECONDS = env.number("HSTS_S", 3600, least=0, most=63_072_000) if HTTPS_ONLY else 0
+if REST_FRAMEWORK["NUM_PROXIES"]:  # else a client could write the header
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SILENCED_SYSTEM_CHECKS = [
+    # cryptocraze.W001, W002 and W004 say the same and name the variables.
+    *("security.W004", "security.W008", "security.W009", "security.W012", "security.W016", "security.W018"),
+    # Whether all sub-domains speak HTTPS is not for this system to say.
+    *("security.W005", "security.W021"),
+    *env.words("SILENCED_CHECKS", ""),
+]
 
 
 def _page(title: str, icon: str, model: str) -> dict[str, Any]:

@@ -6,12 +6,15 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from cryptocraze.admin_login import login
+from deals.api.paths import both_spellings
 from monitoring.api import views as monitoring
+from monitoring.api.metrics_view import Metrics
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/", permanent=False)),
     path("livez", monitoring.livez),
     path("health", monitoring.health),
+    *both_spellings("metrics", Metrics.as_view(), "metrics"),
     path("admin/login/", login),  # before the site's own, which has no throttle
     path("admin/", admin.site.urls),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),

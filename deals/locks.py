@@ -30,9 +30,12 @@ def hold_stop_lock(allowed: frozenset[SystemState.State]) -> None:
 
 
 def lock_account(user_id: int) -> Account:
-    """Lock and return a user's account. Raises NotFound."""
+    """Lock and return a user's account. Raises NotFound, also when the user was erased.
+
+    Erasing locks the account too: who waited for it sees here that it came first.
+    """
     account = Account.objects.select_for_update(no_key=True).filter(user_id=user_id).first()
-    if account is None:
+    if account is None or account.erased_at is not None:
         raise NotFound("You have no account.")
     return account
 

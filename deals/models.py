@@ -65,6 +65,9 @@ class Account(models.Model):
     largest_profit = MoneyField(default=0, help_text="The largest profit of a closed deal, ≥ 0.")
     largest_loss = MoneyField(default=0, help_text="The lowest profit of a closed deal, ≤ 0.")
     created_at = models.DateTimeField(auto_now_add=True)
+    erased_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its user's personal data were erased: it opens no deals any more."
+    )
 
     class Meta:
         db_table = "accounts"

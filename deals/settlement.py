@@ -19,6 +19,7 @@ from psycopg import errors as pg
 
 from deals import locks, money
 from deals.pnl import Outcome, close_outcome
+from deals.signals import settled
 from deals.sql import statement
 from deals.triggers import Direction, Triggers, close_reason
 
@@ -59,6 +60,8 @@ class Closure(NamedTuple):
     profit: Decimal
     notification_id: int
     latency_ms: float | None
+    received_at: datetime | None
+    fired_at: datetime | None
 
 
 class Failure(NamedTuple):
@@ -78,6 +81,9 @@ class Report:
     changed: list[int] = field(default_factory=list)
     """Open, but at another version or not beyond its trigger: it is to be armed as it stands."""
     failed: list[Failure] = field(default_factory=list)
+    started_at: datetime | None = field(default=None, compare=False)
+    committed_at: datetime | None = field(default=None, compare=False)
+    """As written down; None when nothing closed, inside a caller's transaction, or when it could not be written."""
 
 
 class _Locked(NamedTuple):
@@ -121,7 +127,7 @@ def settle(batch: Sequence[Due], *, started_at: datetime | None = None) -> Repor
     began_at = started_at or timezone.now()
     by_id = {due.deal_id: due for due in batch}
     report, settlement_ids = retry_conflicts(lambda: _settle_once(by_id, began_at))
-    _record_commit(settlement_ids)
+    report.started_at, report.committed_at = began_at, _record_commit(settlement_ids)
     for closure in report.closed:
         log.info(
             "deal.closed", deal_id=closure.deal_id, symbol=closure.symbol, reason=closure.reason,
@@ -132,6 +138,9 @@ def settle(batch: Sequence[Due], *, started_at: datetime | None = None) -> Repor
         log.info("deal.skipped", deal_id=deal_id, why="not open any more")
     for deal_id in report.changed:
         log.info("deal.skipped", deal_id=deal_id, why="changed since it fired")
+    if report.closed:
+        # The deals are closed whatever a receiver makes of it; Django logs its error.
+        transaction.on_commit(lambda: settled.send_robust(sender=None, report=report))
     return report
 
 
@@ -158,15 +167,17 @@ def _settle_once(by_id: dict[int, Due], started_at: datetime) -> tuple[Report, l
     return report, settlement_ids
 
 
-def _record_commit(settlement_ids: list[int]) -> None:
+def _record_commit(settlement_ids: list[int]) -> datetime | None:
     """Write down when PostgreSQL committed. Failing is only logged: an error would deny that the deals are closed."""
     if not settlement_ids or connection.in_atomic_block:  # inside a caller's transaction nothing is committed yet
-        return
+        return None
     try:
         with connection.cursor() as cursor:
             cursor.execute(statement("record_commit"), {"ids": settlement_ids})
+            return next((row[0] for row in cursor.fetchall()), None)
     except (OperationalError, InterfaceError) as error:
         log.warning("settlement.commit_time_unknown", settlement_ids=settlement_ids, error=str(error))
+        return None
 
 
 def _lock(ids: list[int]) -> list[_Locked]:
@@ -271,4 +282,6 @@ def _closure(closing: _Closing, written: _Written) -> Closure:
         profit=closing.outcome.profit,
         notification_id=written.notification_id,
         latency_ms=latency,
+        received_at=received_at,
+        fired_at=closing.due.fired_at,
     )

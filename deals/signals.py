@@ -1,4 +1,4 @@
-"""The one signal that leaves this application."""
+"""The signals that leave this application. Both are hints; the rows are the record."""
 
 from django.dispatch import Signal
 
@@ -6,4 +6,10 @@ deal_changed = Signal()
 """Sent after commit with `ids: list[int]`: deals whose triggers, version or monitoring state are new.
 
 A hint, never the record that work is due: that record is the deal's row (`monitoring`, `watch_version`).
+"""
+
+settled = Signal()
+"""Sent after the commit of a settlement that closed deals, with `report`: see deals.settlement.Report.
+
+For counting and telling only. Receivers may take no part in whether the deals are closed: their errors are logged.
 """

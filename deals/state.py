@@ -32,7 +32,7 @@ def change(state: SystemState.State, reason: str, *, only_from: Collection[Syste
         .update(state=state, version=F("version") + 1, changed_at=timezone.now(), reason=reason)
     )
     if changed:
-        log.warning("system.state", state=str(state), reason=reason)
+        log.warning("system.state", state=str(state))
     return bool(changed)
 
 

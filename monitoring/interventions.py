@@ -46,4 +46,4 @@ def _find(deal_id: int) -> Deal:
 def _record(operator: Actor, action: str, deal: Deal, reason: str, outcome: str) -> None:
     """The one place where an intervention is written down."""
     audit.record(operator, action, target=f"deal {deal.pk}", reason=reason, outcome=outcome)
-    log.warning("operator.intervention", action=action, deal_id=deal.pk, outcome=outcome)
+    log.warning("operator.intervention", action=action, deal_id=deal.pk, user_id=operator.user_id, outcome=outcome)

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from monitoring.sql import statement
-from workers import book, keys, queues
+from workers import book, keys, queues, sentinel
 from workers.clock import WALL_CLOCK
 from workers.heartbeats import Beat, read_beats
 from workers.queues import Waiting
@@ -133,6 +133,13 @@ def ask_all() -> Facts:
     )
 
 
+def ask_redis_meanwhile(question: Callable[[redis.Redis], T]) -> Callable[[], T | None]:
+    """Begin to ask Redis something of one's own; call what is returned for the answer, None if it did not come."""
+    deadline = time.monotonic() + PROBE_LIMIT_S
+    future = _start("redis", lambda: question(_redis_client(settings.REDIS_URL)))
+    return lambda: _answer("redis", future, deadline)
+
+
 @cache
 def _threads(name: str) -> ThreadPoolExecutor:
     """A few threads for each of the asked, so that one that hangs holds up no other."""
@@ -158,6 +165,9 @@ def _ask_database() -> DatabaseFacts:
     """On a connection of its own: neither a pool that is used up nor a transaction that hangs is in its way."""
     parameters = connections["default"].get_connection_params() | {"cursor_factory": psycopg.Cursor}
     limits = f"-c statement_timeout={round(PROBE_LIMIT_S * 1000)} -c default_transaction_read_only=on"
+    # Watched deals are counted from an index alone: PostgreSQL may prefer to read the whole table, with helpers that
+    # take processors from settling.
+    limits += " -c enable_seqscan=off -c max_parallel_workers_per_gather=0"
     options = f"{parameters.get('options', '')} {limits}"
     known = {name: value for name, value in parameters.items() if name not in {"context", "options", "connect_timeout"}}
     with (
@@ -178,7 +188,7 @@ def _only_row(cursor: psycopg.Cursor[Any]) -> Any:
 
 @cache
 def _redis_client(url: str) -> redis.Redis:
-    return redis.Redis.from_url(
+    return sentinel.client(
         url,
         decode_responses=True,
         socket_timeout=PROBE_LIMIT_S / 2,

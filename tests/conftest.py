@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ FOREIGN_SETTINGS = (
     *("CELERY_BROKER_URL", "CRYPTOCRAZE_DATA_DIR", "DATABASE_POOL", "DEBUG", "KEY_PREFIX", "PRICE_SOURCE", "SYMBOLS"),
     *("REDIS_CA_FILE", "REDIS_DB", "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PORT", "STATIC_ONLY", "WEB_PORT"),
     *("FLOWER_BASIC_AUTH", "FLOWER_EVENTS", "FLOWER_PORT", "LOG_JSON", "PROCESS_NAME", "WORKER_CONCURRENCY"),
-    "WORKER_SOFT_SHUTDOWN_S",
+    *("METRICS_TOKEN", "WORKER_SOFT_SHUTDOWN_S", "HTTPS_ONLY", "HSTS_S", "NUM_PROXIES", "SILENCED_CHECKS"),
+    *("AUDIT_KEEP_DAYS", "OPERATIONS_KEEP"),
 )
 NO_SERVER = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
 
@@ -208,3 +210,10 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
     server = Valkey(folder)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    """The port of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield int(server.getsockname()[1])

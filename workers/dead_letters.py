@@ -16,7 +16,7 @@ from deals import locks, services
 from deals.errors import Conflict, NotFound, Unavailable
 from deals.models import Monitoring, Status
 from deals.settlement import Failure
-from workers import audit, book
+from workers import audit, book, counters
 from workers.audit import Actor
 from workers.book import Fired
 from workers.clock import WALL_CLOCK, to_datetime
@@ -63,6 +63,7 @@ def bury(fired: Fired, failure: Failure, *, attempts: int, first_failed_ms: int,
             DeadLetter.objects.filter(pk=letter.pk, state=DeadLetter.State.REQUEUED).update(
                 **facts, state=DeadLetter.State.FAILED, attempts=F("attempts") + attempts
             )
+    counters.count({counters.NEW_DEAD_LETTERS: 1})
     log.error("dead_letter.new", deal_id=fired.deal_id, symbol=fired.symbol, error=str(error), attempts=attempts)
     return True
 
@@ -91,7 +92,7 @@ def requeue(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
         if letter.state != DeadLetter.State.REQUEUED:  # else someone else did the same at this moment
             raise
         return letter
-    log.warning("dead_letter.requeued", deal_id=letter.deal_id, letter_id=letter.pk, who=actor.who)
+    log.warning("dead_letter.requeued", deal_id=letter.deal_id, letter_id=letter.pk, user_id=actor.user_id)
     try:
         send_closures([fired])
     except BrokerError as error:  # the sweep sends it
@@ -130,7 +131,7 @@ def discard(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
         letter.state = DeadLetter.State.DISCARDED
         letter.save(update_fields=["state"])
         audit.record(actor, "dead_letter.discard", target=_target(letter), reason=reason)
-    log.warning("dead_letter.discarded", deal_id=deal.pk, letter_id=letter.pk, who=actor.who)
+    log.warning("dead_letter.discarded", deal_id=deal.pk, letter_id=letter.pk, user_id=actor.user_id)
     return letter
 
 

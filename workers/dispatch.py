@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from celery import current_app
+from kombu.exceptions import OperationalError
 
+from workers import counters
 from workers.book import Fired
 
 BATCH: Final = 500
@@ -16,7 +18,12 @@ def send_closures(fired: Sequence[Fired]) -> None:
     """Publish `workers.close_deals` messages of at most 500 deals. Raises kombu's OperationalError when it cannot."""
     for batch in batches(fired):
         message = [[item.deal_id, item.entry] for item in batch]
-        current_app.send_task("workers.close_deals", args=(message,), argsrepr=describe(batch), retry=False)
+        try:
+            current_app.send_task("workers.close_deals", args=(message,), argsrepr=describe(batch), retry=False)
+        except OperationalError:
+            counters.note(counters.PUBLISH_ERRORS, "queue")
+            raise
+    counters.write_waiting()
 
 
 def batches(fired: Sequence[Fired]) -> Iterator[Sequence[Fired]]:

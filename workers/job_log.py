@@ -12,6 +12,7 @@ from django.db import Error as DatabaseTrouble
 from django.db import connection
 from django.utils import timezone
 
+from workers import counters
 from workers.models import JobLog
 
 log = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ def log_failed(sender: Any, task_id: str, exception: BaseException, args: Any = 
     error = f"{type(exception).__name__}: {exception}"[:ERROR_LENGTH]
     deals = len(args[0]) if sender.name == LOGGED and args else None
     _write(task_id, sender, JobLog.State.FAILED, deals=deals, error=error)
+    counters.count({counters.field(counters.FAILURES, "message"): 1})
     if _started(sender) is None:
         connection.close()  # the worker's main process runs no tasks and keeps no connection
 

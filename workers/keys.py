@@ -89,6 +89,11 @@ def last_sweep() -> str:
     return _key("sweep:last")
 
 
+def counters() -> str:
+    """Hash: what Prometheus counts of all processes together, since Redis began; see workers/counters.py."""
+    return _key("metrics:counters")
+
+
 def health_since() -> str:
     """Hash: since when (ms) each check of health that is bad has been found bad."""
     return _key("health:since")

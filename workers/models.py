@@ -114,6 +114,7 @@ class Operation(models.Model):
     state = models.CharField(max_length=9, choices=State.choices, default=State.RUNNING)
     reason = models.TextField(help_text="Why, in the operator's words.")
     requested_by = models.CharField(max_length=150, help_text="User name; of the machine for commands.")
+    user_id = models.BigIntegerField(null=True, help_text="The user's number, kept when the name is erased.")
     source = models.CharField(max_length=64, help_text="Network address, or `cli`.")
     steps = models.JSONField(default=list, help_text="List of {name, at, outcome}.")
     heartbeat_at = models.DateTimeField(help_text="Its process was alive then: written every second while it runs.")
@@ -150,10 +151,15 @@ class Operation(models.Model):
 
 
 class AuditEntry(models.Model):
-    """Who asked for what, when, from where, why, and what came of it. Append-only: the database refuses changes."""
+    """Who asked for what, when, from where, why, and what came of it.
+
+    Append-only: the database refuses changes, but for erasing a person's data (blanks only) and for letting go of rows
+    older than 30 days, each in a transaction that says so; see workers/audit.py.
+    """
 
     at = models.DateTimeField()
     who = models.CharField(max_length=150, help_text="User name; of the machine for commands.")
+    user_id = models.BigIntegerField(null=True, help_text="The user's number, kept when the name is erased.")
     source = models.CharField(max_length=64, help_text="Network address, or `cli`.")
     action = models.CharField(max_length=40, help_text="For example `restart`, `dead_letter.requeue`.")
     target = models.CharField(max_length=64, blank=True, help_text="What it was done to, for example `operation 7`.")

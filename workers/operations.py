@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import structlog
+from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connection, connections
 from django.db.models import Q
 from django.utils import timezone
@@ -27,6 +28,7 @@ log = structlog.get_logger(__name__)
 CONTROL_LOCK: Final = 7308
 HEARTBEAT_S: Final = 1.0
 ABANDONED_AFTER: Final = timedelta(seconds=10)
+TRIM_BATCH: Final = 1_000
 POLL_S: Final = 0.05
 GIVING_UP_S: Final = 1.0
 
@@ -141,8 +143,8 @@ def record_done(kind: Operation.Kind, reason: str, actor: Actor, steps: list[tup
     """Write down an operation that needed no lock and has ended well already."""
     now = timezone.now()
     operation = Operation.objects.create(
-        kind=kind, reason=reason, requested_by=actor.who[:150], source=actor.source[:64], heartbeat_at=now,
-        created_at=now, finished_at=now, state=Operation.State.DONE,
+        kind=kind, reason=reason, requested_by=actor.who[:150], user_id=actor.user_id, source=actor.source[:64],
+        heartbeat_at=now, created_at=now, finished_at=now, state=Operation.State.DONE,
         steps=[{"name": name, "at": now.isoformat(), "outcome": outcome} for name, outcome in steps],
     )  # fmt: skip
     audit.record(actor, kind, target=f"operation {operation.pk}", reason=reason)
@@ -168,10 +170,31 @@ def abandoned() -> list[Operation]:
     dead = Q(state=Operation.State.ABANDONED) | Q(
         state=Operation.State.RUNNING, heartbeat_at__lte=timezone.now() - ABANDONED_AFTER
     )
+    return list(Operation.objects.filter(dead, pk__gt=_last_mended()).order_by("pk"))
+
+
+def _last_mended() -> int:
+    """The last restart or resume that succeeded; 0 without one."""
     kinds = (Operation.Kind.RESUME, Operation.Kind.RESTART)
     mended = Operation.objects.filter(state=Operation.State.DONE, kind__in=kinds).order_by("-pk")
-    since = mended.values_list("pk", flat=True).first() or 0
-    return list(Operation.objects.filter(dead, pk__gt=since).order_by("pk"))
+    return mended.values_list("pk", flat=True).first() or 0
+
+
+def trim() -> int:
+    """Delete what is beyond the latest OPERATIONS_KEEP, 1,000 a call; returns how many.
+
+    What runs, what health still names as abandoned, and the restart or resume after which it no longer does, stay.
+    """
+    ended = Operation.objects.exclude(state=Operation.State.RUNNING)
+    kept = [_last_mended(), *(operation.pk for operation in abandoned())]
+    newest = Operation.objects.order_by("-pk").values_list("pk", flat=True)
+    oldest_kept = newest[settings.OPERATIONS_KEEP - 1 : settings.OPERATIONS_KEEP].first()
+    if oldest_kept is None:
+        return 0
+    batch = list(
+        ended.filter(pk__lt=oldest_kept).exclude(pk__in=kept).order_by("pk").values_list("pk", flat=True)[:TRIM_BATCH]
+    )
+    return Operation.objects.filter(pk__in=batch).delete()[0]
 
 
 def _free_lock() -> _Keeper | None:
@@ -200,11 +223,11 @@ def _create(kind: Operation.Kind, reason: str, actor: Actor) -> Operation:
     dead = Operation.objects.filter(state=Operation.State.RUNNING)
     dead.update(state=Operation.State.ABANDONED, finished_at=now, error="the process that ran it has ended")
     operation = Operation.objects.create(
-        kind=kind, reason=reason, requested_by=actor.who[:150], source=actor.source[:64], heartbeat_at=now,
-        created_at=now, steps=[],
+        kind=kind, reason=reason, requested_by=actor.who[:150], user_id=actor.user_id, source=actor.source[:64],
+        heartbeat_at=now, created_at=now, steps=[],
     )  # fmt: skip
     audit.record(actor, kind, target=f"operation {operation.pk}", reason=reason, outcome="requested")
-    log.warning("operation.started", operation_id=operation.pk, kind=kind, who=actor.who, reason=reason)
+    log.warning("operation.started", operation_id=operation.pk, kind=kind, user_id=actor.user_id)
     return operation
 
 

@@ -16,6 +16,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
+from workers import sentinel
+
 OnConnect = Callable[[Connection], Awaitable[None]]
 """Called with each new connection, in place of its own `on_connect`, before anything is sent on it."""
 
@@ -25,13 +27,13 @@ SCRIPTS = Path(__file__).parent / "scripts"
 @cache
 def connect() -> redis.Redis:
     """This process's client for synchronous code; thread-safe, and a broken connection is tried once more."""
-    return redis.Redis.from_url(settings.REDIS_URL, retry=Retry(NoBackoff(), 1), **_options())
+    return sentinel.client(settings.REDIS_URL, retry=Retry(NoBackoff(), 1), **_options())
 
 
 def connect_async(on_connect: OnConnect | None = None) -> redis.asyncio.Redis:
     """A client for one event loop. The caller closes it. Calls are not repeated: the caller knows what may be
     sent twice."""
-    return redis.asyncio.Redis.from_url(settings.REDIS_URL, retry=None, redis_connect_func=on_connect, **_options())
+    return sentinel.async_client(settings.REDIS_URL, retry=None, redis_connect_func=on_connect, **_options())
 
 
 def _options() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from deals.money import plain
 from deals.queries import Bucket, DueRow, due_rows, expiring_ids, pending_rows, watch_rows
 from deals.sql import statement
 from deals.triggers import Direction, Triggers, sweep_price
-from workers import announce, book, keys, queues, system
+from workers import announce, book, counters, keys, queues, system
 from workers.book import Fired
 from workers.clock import WALL_CLOCK, Clock, to_datetime
 from workers.dispatch import send_closures
@@ -38,6 +38,7 @@ ARM_LIMIT: Final = 5_000
 EXPIRE_LIMIT: Final = 1_000
 RESEND_AFTER_MS: Final = 5_000
 LONGEST_WAIT_MS: Final = 60_000
+SWEEP_WORK: Final = ("found", "resent", "armed", "expired")
 
 
 class SymbolWindow(NamedTuple):
@@ -91,10 +92,15 @@ def sweep(*, clock: Clock = WALL_CLOCK) -> SweepReport:
 
 
 def remember(report: SweepReport, *, clock: Clock = WALL_CLOCK) -> None:
-    """Say when the last sweep ended and what it did, unless another one was at work. Raises redis.RedisError."""
+    """Say when the last sweep ended and what it did, and count it, unless another one was at work.
+
+    Raises redis.RedisError.
+    """
     if not report.skipped:
         figures: dict[Any, Any] = {"at": clock.now_ms(), **report.counts()}
         connect().hset(keys.last_sweep(), mapping=figures)
+        done = {counters.field(counters.SWEEP_DEALS, name): getattr(report, name) for name in SWEEP_WORK}
+        counters.count({counters.SWEEPS: 1, counters.SWEEP_US: report.duration_ms * 1000, **done})
 
 
 def _sweep(clock: Clock, report: SweepReport) -> None:

@@ -19,8 +19,9 @@ from deals import services
 from deals.errors import Unavailable
 from deals.queries import watch_rows
 from deals.settlement import Failure, settle
-from workers import announce, book, dead_letters, job_log, reconcile, sweep
+from workers import announce, audit, book, counters, dead_letters, job_log, operations, reconcile, sweep
 from workers.book import Fired
+from workers.dispatch import describe
 from workers.receivers import arm_rows
 from workers.retry import MAX_RETRIES, TRANSIENT, backoff_s
 
@@ -42,7 +43,9 @@ def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: i
         return 0
     except TRANSIENT as error:
         log.warning("closures.retry", deals=len(fired), attempt=self.request.retries + 1, error=str(error))
-        raise self.retry(exc=error, countdown=backoff_s(self.request.retries)) from error
+        # Celery keeps `argsrepr` for no second attempt.
+        shown: dict[str, Any] = {"argsrepr": describe(list(fired.values()))}
+        raise self.retry(exc=error, countdown=backoff_s(self.request.retries), **shown) from error
     # What was closed leaves `fired`; so does what a later read shows is not due any more.
     finished = [closure.deal_id for closure in report.closed] + report.gone + report.changed
     _after_commit(fired, finished, report.changed)
@@ -70,6 +73,7 @@ def announce_closures(closed: list[Any]) -> None:
         if closed:
             announce.publish_notifications([closure.deal_id for closure in closed])
     except RedisError as error:
+        counters.note(counters.PUBLISH_ERRORS, "announcement")
         log.warning("closures.not_announced", deals=len(closed), error=str(error))
 
 
@@ -79,6 +83,7 @@ def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first
     error = f"{type(failure.error).__name__}: {failure.error}"
     log.warning("deal.attempt_failed", deal_id=fired.deal_id, attempt=attempt, error=error)
     services.record_attempt(deal_id=fired.deal_id, version=fired.version, price=failure.due.price, error=error)
+    counters.count({counters.field(counters.FAILURES, "deal"): 1})
     if attempt > MAX_RETRIES:
         dead_letters.bury(fired, failure, attempts=attempt, first_failed_ms=since_ms, task=str(task.name))
         book.clear_fired([(fired.deal_id, fired.version)])
@@ -86,7 +91,7 @@ def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first
     delay_s = backoff_s(task.request.retries)
     book.postpone({fired.deal_id: time.time_ns() // 1_000_000 + 2 * delay_s * 1000})
     # Options of Celery's that its stubs do not know.
-    options: dict[str, Any] = {"argsrepr": f"deals {fired.deal_id}", "retries": attempt}
+    options: dict[str, Any] = {"argsrepr": describe([fired]), "retries": attempt}
     message = [[fired.deal_id, fired.entry]]
     task.apply_async(args=(message,), kwargs={"first_failed_ms": since_ms}, countdown=delay_s, **options)
 
@@ -113,4 +118,4 @@ def reconcile_task() -> int:
 def housekeeping() -> int:
     """Resolve the dead letters that nobody resolved, and trim what is kept only for a while."""
     dead_letters.resolve()
-    return dead_letters.trim() + job_log.trim()
+    return dead_letters.trim() + job_log.trim() + operations.trim() + audit.trim()

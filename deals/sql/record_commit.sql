@@ -5,3 +5,4 @@ SET committed_at = CASE
     ELSE clock_timestamp()
 END
 WHERE id = ANY(%(ids)s::bigint[]) AND committed_at IS NULL
+RETURNING committed_at

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rest_framework.test import APIClient
 
     from deals.models import Account
@@ -42,3 +44,21 @@ def anonymous() -> APIClient:
     from rest_framework.test import APIClient
 
     return APIClient(enforce_csrf_checks=True)
+
+
+@pytest.fixture
+def scraper(transactional_db: None, the_system_runs: None, settings: Any) -> Iterator[APIClient]:
+    """Prometheus, with the token of the settings, before a process that has counted nothing and was asked by nobody."""
+    from scrapes import client_with
+
+    from monitoring import probes
+    from monitoring.api.metrics_view import ScrapeThrottle
+    from workers import counters, system
+
+    system.refresh_state()
+    ScrapeThrottle.cache.clear()
+    counters._waiting.forget()
+    settings.METRICS_TOKEN = "t" * 40
+    yield client_with(settings.METRICS_TOKEN)
+    counters._waiting.forget()
+    probes._redis_client.cache_clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -44,10 +43,3 @@ def trader(transactional_db: None) -> Account:
     from domain import new_account
 
     return new_account()
-
-
-@pytest.fixture
-def silent_server() -> Iterator[int]:
-    """The port of a server that takes connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
-        yield int(server.getsockname()[1])

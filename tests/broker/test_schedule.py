@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import pairwise
+from urllib.parse import urlsplit
 
 import pytest
+import redis
 from django.apps import apps
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
+from django.test import Client
+from django.urls import reverse
 from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTasks
 from servers import Process, wait_until
 
@@ -82,6 +88,42 @@ def test_a_real_beat_makes_a_real_worker_sweep_every_two_seconds(
     assert gaps == pytest.approx([2, 2, 2], abs=0.7)
     assert beat.alive
     assert "Traceback" not in worker.output
+    password = urlsplit(os.environ["REDIS_URL"]).password
+    assert password
+    assert password not in worker.output + beat.output
+
+
+def test_an_interval_changed_in_the_admin_site_takes_effect_without_a_restart_of_beat(
+    schedule: None, start_process: Callable[..., Process], redis_client: redis.Redis
+) -> None:
+    """From an hour to a second. No worker: the messages wait in their queues, where they are counted."""
+    browser = Client()
+    browser.force_login(User.objects.create_superuser("operator"))
+    _choose_interval(browser, "workers.sweep", every=3600)
+    _choose_interval(browser, "workers.reconcile", every=1)  # shows that beat has read the schedule
+    beat = start_process("celery", "beat")
+    wait_until(lambda: _waiting(redis_client, "default"), timeout_s=30, what="beat runs")
+    assert _waiting(redis_client, "sweep") == 0
+    _choose_interval(browser, "workers.sweep", every=1)
+    wait_until(lambda: _waiting(redis_client, "sweep") >= 3, timeout_s=30, what="three sweeps are asked for")
+    assert beat.alive
+
+
+def _choose_interval(browser: Client, task: str, *, every: int) -> None:
+    """As an operator does: the form as it is, with another interval."""
+    interval, _ = IntervalSchedule.objects.get_or_create(every=every, period="seconds")
+    page = reverse("admin:django_celery_beat_periodictask_change", args=[PeriodicTask.objects.get(name=task).pk])
+    form = browser.get(page).context["adminform"].form
+    shown = {name: form.get_initial_for_field(field, name) for name, field in form.fields.items()}
+    filled = {name: value for name, value in shown.items() if value not in {None, False}}
+    answer = browser.post(page, filled | {"interval": interval.pk})
+    assert answer.status_code == 302, answer.context["adminform"].errors
+    assert PeriodicTask.objects.get(name=task).interval == interval
+
+
+def _waiting(client: redis.Redis, queue: str) -> int:
+    """Messages in a queue."""
+    return int(client.llen(f"celery:{queue}"))
 
 
 def _sweeps(worker: Process) -> list[datetime]:

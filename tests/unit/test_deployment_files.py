@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,3 +121,32 @@ def test_make_help_lists_every_target_that_a_person_types() -> None:
     done = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, check=True)
     listed = set(re.findall(r"^  make (\S+)", done.stdout, re.MULTILINE))
     assert listed >= {"help", "demo", "run", "test", "test-unit", "test-integration", "test-load", "check", "format"}
+
+
+@pytest.mark.parametrize("name", ["worker", "web", "flower"])
+def test_the_systemd_unit_runs_the_line_of_the_procfile(tmp_path: Path, name: str) -> None:
+    """Its ExecStart in a shell, with a `python` that only says what it was asked for."""
+    [command] = re.findall(r"^ExecStart=(.+)$", (PROJECT / "docs" / "cryptocraze@.service").read_text(), re.MULTILINE)
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$PROCESS_NAME" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    said = subprocess.run(
+        shlex.split(command.replace("$$", "$").replace("%i", name)),
+        cwd=PROJECT,
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "FLOWER_BASIC_AUTH": "u:p",
+            "WEB_PORT": "8123",
+            "FLOWER_PORT": "5123",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    wanted = PROCFILE[name].partition("exec env PROCESS_NAME=")[2].replace("python ", "", 1)
+    for variable, value in {
+        "WEB_PORT:-8000": "8123",
+        "FLOWER_PORT:-5555": "5123",
+        "FLOWER_EVENTS:-false": "false",
+    }.items():
+        wanted = wanted.replace(f'"${{{variable}}}"', value)
+    assert said == shlex.split(wanted)

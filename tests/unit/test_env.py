@@ -50,6 +50,20 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     assert env.number("WORKER_CONCURRENCY", 5, least=1, most=64) == 5
 
 
+@pytest.mark.parametrize("value", ["short", "long enough, but with blanks"])
+def test_a_token_that_is_easily_guessed_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("METRICS_TOKEN", value)
+    with pytest.raises(env.SettingError, match="METRICS_TOKEN must have at least 20 characters") as refused:
+        env.token("METRICS_TOKEN")
+    assert value not in str(refused.value)
+    monkeypatch.setenv("METRICS_TOKEN", "")
+    assert env.token("METRICS_TOKEN") == ""
+    monkeypatch.setenv("METRICS_TOKEN", "t" * 20)
+    assert env.token("METRICS_TOKEN") == "t" * 20
+
+
 def test_words_come_in_order_without_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMBOLS", "BTCUSDT,ETHUSDT  BTCUSDT")
     assert env.words("SYMBOLS", "") == ["BTCUSDT", "ETHUSDT"]
@@ -169,3 +183,39 @@ def test_every_program_ends_with_one_line_that_names_the_wrong_setting(command: 
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
     assert line.startswith(f"cryptocraze: {named} must be ")
+
+
+SENTINELS = "sentinel://:a%2Fb@s1:26379,s2,[::1]:26380/3?master=ours&sentinel_password=c%2Fd"
+
+
+def test_an_address_of_sentinels_is_kept_for_redis_and_rewritten_for_the_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REDIS_URL", SENTINELS)
+    assert env.redis_url() == SENTINELS
+    broker = "sentinel://:a%2Fb@s1:26379/3;sentinel://:a%2Fb@s2:26379/3;sentinel://:a%2Fb@[::1]:26380/3"
+    assert env.broker_url(env.redis_url()) == broker
+    options = env.broker_sentinel_options(env.redis_url())
+    assert (options["master_name"], options["sentinel_kwargs"]["password"]) == ("ours", "c/d")
+
+
+def test_another_broker_has_no_options_of_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://broker//")
+    assert env.broker_sentinel_options(SENTINELS) == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("sentinel://s1:26379/0", r"it does not say \?master=NAME"),
+        ("sentinel://s1,:26379/0?master=ours", "a host is missing"),
+        ("sentinel://s1/x?master=ours", "the database must be a number, not 'x'"),
+        ("sentinel://s1:port/0?master=ours", "Port could not be cast"),
+        ("sentinel://s1/0?master=ours&ssl=true", "ssl is no option of a sentinel:// address"),
+    ],
+)
+@pytest.mark.parametrize("name", ["REDIS_URL", "CELERY_BROKER_URL"])
+def test_a_wrong_address_of_sentinels_is_named(monkeypatch: pytest.MonkeyPatch, name: str, url: str, what: str) -> None:
+    monkeypatch.setenv(name, url)
+    with pytest.raises(env.SettingError, match=f"{name} must look like sentinel://.*: {what}"):
+        env.broker_url(env.redis_url())

@@ -21,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from workers.sentinel import async_client
 from workers.sources import events
 from workers.sources.backoff import Backoff
 from workers.sources.base import Heartbeat, Tick
@@ -30,7 +31,7 @@ from workers.sources.garbage import GarbageCounter
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 CHANNEL = "price_update:"
-_SCHEMES = ("redis://", "rediss://", "unix://")
+_SCHEMES = ("redis://", "rediss://", "unix://", "sentinel://")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ class RedisPubSubSource:
                 self._backoff.ended(time.monotonic() - started_s)
 
     def _client(self) -> Redis:
-        return Redis.from_url(
+        return async_client(
             self._url,
             socket_connect_timeout=self._timing.connect_timeout_s,
             socket_timeout=self._timing.lost_after_s,

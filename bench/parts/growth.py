@@ -8,6 +8,7 @@ from bench.figures import Figure, median
 from bench.parts.ingest import flood
 from bench.parts.sweep import sweeps_ms
 from bench.stage import Stage
+from workers import keys
 
 SIZES: Final = (1_000, 10_000, 100_000)
 FLAT: Final = 1.25
@@ -26,6 +27,8 @@ def run(stage: Stage) -> None:
             flood(stage, [prices], max(1, options.ticks // 50), "warm-up")
             rate, _usage = flood(stage, [prices], max(1, options.ticks // 5), f"growth {size}")
             tick_us[size] = 1e6 / rate
+            # The floods of all sizes must not lie in the windows of the later ones.
+            world.redis.unlink(*(keys.window(symbol) for symbol in world.symbols))
             sweep_ms[size] = median(sweeps_ms(stage, prices, max(2, options.sweeps - 2), f"growth {size} sweep"))
         stage.figures += [
             Figure("growth", f"a tick at {size:,}", tick_us[size], "µs"),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from typing import Any, Final
 
 from bench.figures import Figure, median
 from bench.programs import Prices, Trouble, wait_until
 from bench.stage import Stage
 from deals.queries import watch_rows
-from workers import book
+from workers import book, keys
+from workers.clock import WALL_CLOCK
 from workers.sweep import sweep
 
-EVERY_S = 2.0
+EVERY_S: Final = 2.0
+WINDOW_S: Final = 58
+"""The tick script keeps 60 s of a symbol's prices; every sweep reads them."""
 
 
 def run(stage: Stage) -> None:
@@ -21,6 +25,7 @@ def run(stage: Stage) -> None:
     with stage.scene():
         prices = stage.programs.start_prices(world.symbols)
         stage.programs.start_closers(options.workers)
+        _fill_windows(stage, prices)
         nothing = sweeps_ms(stage, prices, options.sweeps, "sweep nothing")
         rungs = max(1, options.find // len(world.symbols))
         found = [_find(stage, prices, rungs) for _ in range(options.sweeps)]
@@ -30,6 +35,20 @@ def run(stage: Stage) -> None:
         Figure("sweep", f"nothing to find at {world.open:,}", median(nothing), "ms", 100, 50, note=_worst(nothing)),
         Figure("sweep", f"{count:,} to find", median(found), "ms", 300, 150, note=_worst(found)),
     ]
+
+
+def _fill_windows(stage: Stage, prices: Prices) -> None:
+    """Let prices move until the windows reach as far back as in a system that has run for a while."""
+    seconds = min(WINDOW_S, stage.options.seconds)
+    window = keys.window(stage.world.symbols[0])
+    stage.say(f"sweep: {seconds} s of prices in the windows")
+    prices.ask("pace", per_s=stage.options.rate)
+
+    def filled() -> bool:
+        first: Any = stage.world.redis.xrange(window, count=1)
+        return bool(first) and WALL_CLOCK.now_ms() - int(first[0][1]["at"]) >= seconds * 1000
+
+    wait_until(filled, 2 * WINDOW_S, "the windows are filled", every_s=0.2)
 
 
 def _worst(taken: list[float]) -> str:

@@ -1,4 +1,5 @@
-# Everything a developer types. Needs Python 3.11 or newer and make; nothing is installed outside .venv.
+# Everything a developer types. Needs Python 3.11 or newer and make; nothing is installed outside .venv
+# (and, by bench-peers, outside bench/peers).
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -65,7 +66,8 @@ requirements: venv-dev ## compile requirements*.txt from pyproject.toml again
 COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 clean: ## remove .venv and caches; the data in .data stays
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov \
+		bench/peers/.venv bench/peers/bullmq/node_modules
 
 venv:
 	@$(call install,requirements.txt)

@@ -16,22 +16,16 @@ if TYPE_CHECKING:
 
 def run(stage: Stage, results: Results) -> int:
     """The parts one after the other; what was measured is shown even when one of them fails."""
-    from bench.programs import Trouble
-
-    code = 0
     try:
         for name in stage.options.parts:
             _run_part(name, stage, results)
-    except Trouble as error:
-        say(str(error))
-        code = 2
     finally:
         if stage.figures:
             print(f"\n{results.finish(stage.figures)}")
             _draw(stage, results)
             say(f"results: {results.base}.txt, .jsonl")
     missed = any(figure.verdict == "MISSED" for figure in stage.figures)
-    return code or int(stage.options.strict and missed)
+    return int(stage.options.strict and missed)
 
 
 def _run_part(name: str, stage: Stage, results: Results) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import proc
+from bench.errors import Trouble
 from cryptocraze.embedded import with_parent
 from cryptocraze.env import BASE_DIR
 from cryptocraze.supervision import procfile_commands
@@ -22,10 +23,6 @@ from workers.heartbeats import read_beats
 
 START_S: Final = 60.0
 STOP_S: Final = 15.0
-
-
-class Trouble(Exception):
-    """The system did not do what the scene expects of it; the text says what."""
 
 
 def wait_until(happened: Callable[[], object], timeout_s: float, what: str, every_s: float = 0.02) -> None:

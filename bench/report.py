@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -81,6 +82,14 @@ class Results:
         text = f"{head(self._about)}\n\n{table(figures)}\n"
         self.base.with_suffix(".txt").write_text(text)
         return text
+
+    def keep_logs(self, data: Path) -> Path:
+        """Copy the logs of the system's processes beside the results; returns the folder."""
+        folder = self.base.with_suffix(".logs")
+        folder.mkdir()
+        for log in data.glob("*.log"):
+            shutil.copy(log, folder)
+        return folder
 
     def _write(self, row: dict[str, Any]) -> None:
         with self.base.with_suffix(".jsonl").open("a") as file:

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from bench import proc
+from bench.errors import NoRoom
 from bench.options import Options
 from cryptocraze import embedded_home
 from cryptocraze.embedded import DATABASE, EmbeddedServers, running
@@ -40,10 +41,6 @@ PROFILE_SETTINGS: Final = {
     "track_io_timing": "on",
     "track_wal_io_timing": "on",
 }
-
-
-class NoRoom(Exception):
-    """The disk is too full; the text says how much is needed."""
 
 
 class Servers:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TextIO
 import django
 
 from bench import proc
+from bench.errors import NoRoom, Trouble
 from bench.options import Options
-from bench.servers import NoRoom, Servers, durable_servers
+from bench.servers import Servers, durable_servers
 from cryptocraze.env import SettingError
 from workers.replay.interrupt import Interrupted, interruptible
 
@@ -43,7 +44,12 @@ def in_session(options: Options, kind: str, work: Callable[[Stage, Results], int
 
             stage = _stage(options, servers, machine["cores"])
             stack.callback(stage.programs.stop)
-            return work(stage, Results(options.results, facts(options, servers.folder, machine), kind))
+            results = Results(options.results, facts(options, servers.folder, machine), kind)
+            try:
+                return work(stage, results)
+            except Trouble as error:
+                say(f"{error}; the logs are in {results.keep_logs(servers.folder)}")
+                return 2
     except Interrupted as signal:
         say(f"{signal}: everything is stopped")
         return 128 + signal.number

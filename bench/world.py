@@ -9,9 +9,10 @@ from typing import Any, Final
 from django.db import connection, connections
 from redis import Redis
 
+from bench.errors import Trouble
 from bench.load import LADDER, Loaded, Plan, close_deals, far_deals, load, rung_price, rungs
 from bench.options import Options
-from bench.programs import Trouble, wait_until
+from bench.programs import wait_until
 from bench.servers import Servers
 from deals.queries import ledger_violations, watched_after
 from workers import book, keys, system

@@ -8,9 +8,9 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 
+from bench.errors import Trouble
 from bench.figures import Figure
 from bench.parts.memory import used_bytes
-from bench.programs import Trouble
 from bench.stage import Stage
 from deals import quotes, services
 from deals.models import Deal, Monitoring

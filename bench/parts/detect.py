@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from bench.errors import Trouble
 from bench.figures import Figure, median, percentile
-from bench.programs import Prices, Trouble
+from bench.programs import Prices
 from bench.stage import LATENCIES, Stage
 
 ROUND_S: Final = 6.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from bench.errors import Trouble
 from bench.figures import Figure
-from bench.programs import Trouble
 from bench.stage import Stage
 
 CALM_S: Final = 5.0

@@ -10,9 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from bench.errors import Trouble
 from bench.figures import Figure, median, percentile
 from bench.market import BAND
-from bench.programs import Prices, Trouble
+from bench.programs import Prices
 from bench.stage import Stage, Usage
 from workers import keys
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+from bench.errors import Trouble
 from bench.figures import Figure, median
-from bench.programs import Prices, Trouble, wait_until
+from bench.programs import Prices, wait_until
 from bench.stage import Stage
 from deals.queries import watch_rows
 from workers import book, keys

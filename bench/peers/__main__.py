@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from bench.errors import Unavailable
 from bench.figures import Figure
 from bench.options import RESULTS, Options, numbers
-from bench.peers.installed import NAUTILUS, Unavailable, nautilus_python, output_of
+from bench.peers.installed import NAUTILUS, nautilus_python, output_of
 from bench.session import in_session, say
 
 if TYPE_CHECKING:
@@ -55,21 +56,23 @@ def main() -> int:
 
 
 def _run(given: argparse.Namespace, stage: Stage, results: Results) -> int:
-    missing = []
+    missing: list[str] = []
     answers: dict[str, Any] = {}
-    for name in given.peers:
-        before = len(stage.figures)
-        say(f"--- {name}")
-        try:
-            answers[name] = RUN[name](stage, given)
-        except Unavailable as why:
-            missing.append(f"{name} was left out: {why}")
-            say(missing[-1])
-        results.add(stage.figures[before:])
-    compared = ratios(answers)
-    results.add(compared)
-    stage.figures += compared
-    print("\n" + "\n".join([results.finish(stage.figures), *missing]))
+    try:
+        for name in given.peers:
+            before = len(stage.figures)
+            say(f"--- {name}")
+            try:
+                answers[name] = RUN[name](stage, given)
+            except Unavailable as why:
+                missing.append(f"{name} was left out: {why}")
+                say(missing[-1])
+            results.add(stage.figures[before:])
+        compared = ratios(answers)
+        results.add(compared)
+        stage.figures += compared
+    finally:
+        print("\n" + "\n".join([results.finish(stage.figures), *missing]))
     return 0
 
 

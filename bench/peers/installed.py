@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from bench.errors import Unavailable
 from cryptocraze.embedded import with_parent
 
 HERE: Final = Path(__file__).parent
@@ -16,10 +17,6 @@ BULLMQ: Final = HERE / "bullmq"
 NAUTILUS: Final = HERE / "nautilus"
 VENV: Final = HERE / ".venv"
 INSTALL_S: Final = 300
-
-
-class Unavailable(Exception):
-    """The peer cannot be had here; the text says why."""
 
 
 def node() -> str:

@@ -9,10 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 from django.db import connection
 
+from bench.errors import Unavailable
 from bench.figures import Figure, median, percentile
 from bench.load import rung_price
 from bench.parts.trigger import SPAN
-from bench.peers.installed import BULLMQ, Unavailable, node, output_of
+from bench.peers.installed import BULLMQ, node, output_of
 from bench.stage import LATENCIES, Stage
 from bench.world import ABOVE_THE_LADDER
 from cryptocraze.env import BASE_DIR

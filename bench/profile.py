@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -35,13 +36,14 @@ class Profiler:
 
     @contextlib.contextmanager
     def beside(self, name: str, pids: dict[str, int]) -> Iterator[None]:
-        """Profile these processes, PostgreSQL and Valkey while the block runs."""
+        """Profile these processes and this one, PostgreSQL and Valkey while the block runs."""
         if self._folder is None:
             yield
             return
         slug = "".join(letter if letter.isalnum() else "-" for letter in name)
         self._reset()
-        recorders = [self._record(slug, program, pid) for program, pid in pids.items() if self._py_spy]
+        python = pids | {"bench": os.getpid()} if self._py_spy else {}
+        recorders = [self._record(slug, program, pid) for program, pid in python.items()]
         try:
             yield
         finally:
@@ -57,8 +59,9 @@ class Profiler:
     def _record(self, slug: str, program: str, pid: int) -> subprocess.Popen[bytes]:
         assert self._folder is not None  # noqa: S101 - only called when on
         output = self._folder / f"{slug}.{program}.svg"
+        whole = () if pid == os.getpid() else ("--subprocesses",)  # our children are all the others
         command = [
-            *(str(self._py_spy), "record", "--pid", str(pid), "--subprocesses", "--rate", "200", "--duration", "600"),
+            *(str(self._py_spy), "record", "--pid", str(pid), *whole, "--rate", "200", "--duration", "600"),
             *("--output", str(output)),
         ]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -36,7 +36,6 @@ def _rebuild(stage: Stage) -> None:
     world = stage.world
     for symbol in world.symbols:
         world.redis.unlink(keys.upper(symbol), keys.lower(symbol), keys.versions(symbol))
-    time.sleep(1)  # unlinked memory is given back in the background
     before = used_bytes(stage)
     stage.say(f"arm: rebuilding the book of {world.open:,} deals")
     with stage.measured("arm rebuild") as usage:

@@ -7,8 +7,10 @@ from typing import Any, Final
 from bench import proc
 from bench.figures import Figure
 from bench.parts.trigger import start, trigger
+from bench.programs import wait_until
 from bench.stage import Stage
 
+FREE_S: Final = 30.0
 FLAT: Final = 1.1
 """Memory counts as flat when a second trigger of the same size leaves at most a tenth more than the first."""
 
@@ -44,9 +46,10 @@ def run(stage: Stage) -> None:
 
 
 def used_bytes(stage: Stage) -> int:
-    """What Valkey says it uses for data."""
-    info: Any = stage.world.redis.info("memory")
-    return int(info["used_memory"])
+    """What Valkey says it uses, when it has given back everything that was deleted. Raises Trouble."""
+    redis: Any = stage.world.redis
+    wait_until(lambda: not redis.info("memory")["lazyfree_pending_objects"], FREE_S, "deleted memory is given back")
+    return int(redis.info("memory")["used_memory"])
 
 
 def _resident(stage: Stage) -> dict[str, int]:

@@ -12,4 +12,4 @@ USER cryptocraze
 
 EXPOSE 8000
 CMD ["python", "-m", "uvicorn", "cryptocraze.asgi:application", "--host", "0.0.0.0", "--port", "8000", \
-     "--lifespan", "off", "--no-access-log", "--timeout-graceful-shutdown", "3"]
+     "--lifespan", "on", "--no-access-log", "--timeout-graceful-shutdown", "3"]

@@ -196,6 +196,19 @@ def _checked_sentinel(name: str, url: str) -> sentinel.Address:
         raise SettingError(f"{name} must look like {shape}: {error}") from None
 
 
+def is_rabbitmq(url: str) -> bool:
+    """Whether the address is one of AMQP."""
+    return urlsplit(url).scheme in {"amqp", "amqps", "pyamqp"}
+
+
+def queue_type(broker_url: str) -> str:
+    """CELERY_QUEUE_TYPE: `classic`, or `quorum` for queues that RabbitMQ keeps on several machines."""
+    chosen = choice("CELERY_QUEUE_TYPE", "classic", ("classic", "quorum"))
+    if chosen == "quorum" and not is_rabbitmq(broker_url):
+        raise SettingError("CELERY_QUEUE_TYPE=quorum needs RabbitMQ: set CELERY_BROKER_URL to an amqp:// address")
+    return chosen
+
+
 def _checked_redis(name: str, url: str) -> str:
     scheme = urlsplit(url).scheme
     if scheme == sentinel.SCHEME:

@@ -6,9 +6,8 @@ from typing import Any
 
 import dj_database_url
 from django.urls import reverse_lazy
-from kombu import Exchange, Queue
 
-from cryptocraze import env
+from cryptocraze import broker, env
 from cryptocraze.logging import logging_config
 
 BASE_DIR = env.BASE_DIR
@@ -130,24 +129,18 @@ OPERATIONS_KEEP = env.number("OPERATIONS_KEEP", 500, least=50, most=1_000_000)
 # --- Celery ----------------------------------------------------------------------------------------------------
 
 CELERY_BROKER_URL = env.broker_url(REDIS_URL)
-CELERY_TASK_QUEUES = [Queue(name, Exchange(name), routing_key=name) for name in ("closures", "sweep", "default")]
+QUEUE_TYPE = env.queue_type(CELERY_BROKER_URL)
+CELERY_TASK_QUEUES = broker.queues(QUEUE_TYPE)
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_CREATE_MISSING_QUEUES = False
 CELERY_TASK_ROUTES = {
     "workers.close_deals": {"queue": "closures"},
     "workers.sweep": {"queue": "sweep"},
 }
-if CELERY_BROKER_URL.startswith(("redis:", "rediss:", "unix:", "sentinel:")):
-    CELERY_BROKER_TRANSPORT_OPTIONS = {
-        "global_keyprefix": f"{KEY_PREFIX}celery:",
-        "visibility_timeout": 60,  # longer than the time limit, the longest retry delay and the prefetch wait
-        "unacked_restore_interval": 5,
-        "unacked_restore_throttle": 1,
-        "socket_timeout": 5,
-        "socket_connect_timeout": 3,
-        "socket_keepalive": True,
-        "health_check_interval": 5,
-    } | env.broker_sentinel_options(REDIS_URL)
+CELERY_BROKER_TRANSPORT_OPTIONS = broker.transport_options(CELERY_BROKER_URL, KEY_PREFIX) | env.broker_sentinel_options(
+    REDIS_URL
+)
+CELERY_BROKER_HEARTBEAT = 10  # RabbitMQ: a connection that is half open is noticed within twice that
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 5

@@ -51,10 +51,12 @@ class DueRow(NamedTuple):
 
 
 class CurrentState(NamedTuple):
-    """The system state and the version that orders its changes."""
+    """The system state, the version that orders its changes, and when and why it last changed."""
 
     state: str
     version: int
+    since: datetime
+    reason: str
 
 
 def watch_rows(ids: Iterable[int]) -> list[WatchRow]:
@@ -116,7 +118,7 @@ def due_rows(buckets: Sequence[Bucket], *, limit: int, after: int = 0) -> list[D
 def current_state() -> CurrentState:
     """The system state, read now."""
     row = SystemState.objects.get(pk=1)
-    return CurrentState(row.state, row.version)
+    return CurrentState(row.state, row.version, row.changed_at, row.reason)
 
 
 def ledger_violations() -> list[str]:

@@ -56,20 +56,25 @@ class Closures(NamedTuple):
 
 def closures(minutes: int) -> Closures:
     """Everything about the closures of the last minutes."""
-    counts = [Count(*row) for row in _rows("closure_counts", minutes)]
+    counted = counts(minutes)
     [(attempts, jobs)] = _rows("closure_errors", minutes)
-    closed = sum(count.deals for count in counts)
+    closed = sum(count.deals for count in counted)
     errors = attempts + jobs
     return Closures(
         minutes=minutes,
         closed=closed,
         errors=errors,
         success_rate_percent=percent(closed, closed + errors, nothing=0.0) if closed + errors else None,
-        counts=counts,
+        counts=counted,
         latencies=latencies(minutes),
         recent=recent(),
         recent_errors=_recent_errors(),
     )
+
+
+def counts(minutes: int) -> list[Count]:
+    """How many closures there were, by reason and detector."""
+    return [Count(*row) for row in _rows("closure_counts", minutes)]
 
 
 def latencies(minutes: int) -> dict[str, Latency]:

@@ -25,6 +25,7 @@ class Process(NamedTuple):
     held: list[str] | None
     accepted: int | None
     pending: int | None
+    listeners: int | None
 
 
 def processes() -> list[Process]:
@@ -49,4 +50,5 @@ def _process(beat: Beat, now_ms: int) -> Process:
         held=facts.get("held"),
         accepted=facts.get("accepted"),
         pending=facts.get("pending"),
+        listeners=facts.get("listeners"),
     )

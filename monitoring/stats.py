@@ -79,7 +79,7 @@ def stats() -> Stats:
     recent = closures.closures(MINUTES)
     return Stats(
         at=timezone.now(),
-        open_deals=_open_deals(),
+        open_deals=open_deals(),
         fired=connect().hlen(keys.fired()),
         queues=queues.queue_figures(living),
         dead_letters=queues.dead_letters(),
@@ -95,7 +95,7 @@ def stats() -> Stats:
     )
 
 
-def _open_deals() -> list[DealCount]:
+def open_deals() -> list[DealCount]:
     with connection.cursor() as cursor:
         cursor.execute(statement("open_deals"))
         return [DealCount(*row) for row in cursor.fetchall()]

@@ -19,10 +19,22 @@ from servers import BIN, PROJECT, Process, Valkey
 from cryptocraze.embedded import EmbeddedServers, running
 
 TAPES_DIR = Path(os.environ.get("TAPES_DIR") or PROJECT.parent / "shared" / "tapes")
-DEBIAN_PROGRAMS = ("/usr/bin/redis-server", "/usr/lib/postgresql/15/bin/postgres")
+DEBIAN_PROGRAMS = (
+    *("/usr/bin/redis-server", "/usr/lib/postgresql/15/bin/postgres"),
+    *("/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/bin/epmd"),
+)
 # What a developer's shell may hold and no test may depend on.
 FOREIGN_SETTINGS = (
-    *("CELERY_BROKER_URL", "CRYPTOCRAZE_DATA_DIR", "DATABASE_POOL", "DEBUG", "KEY_PREFIX", "PRICE_SOURCE", "SYMBOLS"),
+    *(
+        "CELERY_BROKER_URL",
+        "CELERY_QUEUE_TYPE",
+        "CRYPTOCRAZE_DATA_DIR",
+        "DATABASE_POOL",
+        "DEBUG",
+        "KEY_PREFIX",
+        "PRICE_SOURCE",
+        "SYMBOLS",
+    ),
     *("REDIS_CA_FILE", "REDIS_DB", "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PORT", "STATIC_ONLY", "WEB_PORT"),
     *("FLOWER_BASIC_AUTH", "FLOWER_EVENTS", "FLOWER_PORT", "LOG_JSON", "PROCESS_NAME", "WORKER_CONCURRENCY"),
     *("METRICS_TOKEN", "WORKER_SOFT_SHUTDOWN_S", "HTTPS_ONLY", "HSTS_S", "NUM_PROXIES", "SILENCED_CHECKS"),
@@ -40,7 +52,9 @@ _left_out: list[str] = []
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Before Django reads its settings: start the servers, unless only unit tests run, which need none."""
-    config.addinivalue_line("markers", "debian: needs Debian's redis-server and postgresql-15, for TLS")
+    config.addinivalue_line(
+        "markers", "debian: needs Debian's redis-server and postgresql-15, for TLS, and its rabbitmq-server"
+    )
     for name in FOREIGN_SETTINGS:
         os.environ.pop(name, None)
     os.environ |= {
@@ -51,6 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
     }
     os.environ |= NO_SERVER if config.option.markexpr == "unit" else _start_servers()
     django.setup()
+    import database
+
+    database.install()
 
 
 def _start_servers() -> dict[str, str]:
@@ -182,7 +199,8 @@ def start_process(tmp_path: Path, process_env: dict[str, str]) -> Iterator[Calla
 
     yield start
     for process in reversed(started):
-        process.stop(timeout_s=1)  # a worker's soft shutdown takes 10 s; what a test asserts of it, it asserts itself
+        # A worker's soft shutdown takes its time even when it is idle. What a test asserts of it, it asserts itself.
+        process.stop(timeout_s=0 if "worker" in process.command else 1)
         print(f"--- {' '.join(process.command)}\n{process.output}")  # noqa: T201 shown when the test fails
 
 

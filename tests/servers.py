@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -144,3 +145,62 @@ class Valkey:
 
     def stop(self) -> None:
         self.process.stop()
+
+
+class RabbitMQ:
+    """Debian's RabbitMQ, of a test's own: its data in `folder`, every port of it and of its epmd free and local."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, distribution, names = (embedded.free_port(embedded.VALKEY_PORTS) for _ in range(3))
+        password = secrets.token_hex(8)
+        self.url = f"amqp://test:{password}@127.0.0.1:{self.port}//"
+        config = folder / "rabbitmq.conf"
+        config.write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\ndefault_user = test\ndefault_pass = {password}\n"
+            "log.console = true\nlog.console.level = info\nlog.file = false\n"
+        )
+        (folder / "environment.conf").touch()
+        local = {"HOME": str(folder), "PATH": os.environ["PATH"], "ERL_EPMD_PORT": str(names)}
+        local["ERL_EPMD_ADDRESS"] = "127.0.0.1"
+        # Started before, or the node would start one that outlives it.
+        self._names = Process(["epmd"], folder / "epmd.log", local)
+        self.process = Process(
+            ["/usr/lib/rabbitmq/bin/rabbitmq-server"],
+            folder / "rabbitmq.log",
+            local
+            | {
+                "RABBITMQ_NODENAME": f"test-{secrets.token_hex(4)}@localhost",
+                "RABBITMQ_DIST_PORT": str(distribution),
+                "RABBITMQ_CONFIG_FILE": str(config),
+                "RABBITMQ_CONF_ENV_FILE": str(folder / "environment.conf"),
+                "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+                "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+                "RABBITMQ_LOG_BASE": str(folder),
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none",
+            },
+        )
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        wait_until(lambda: _listens(self.port) or not self.process.alive, 60, what="RabbitMQ answers")
+        assert self.process.alive, self.process.output
+
+    def start(self) -> None:
+        """Start it again on the same ports, with its data."""
+        self.process.start()
+        self.wait()
+
+    def stop(self) -> None:
+        self.process.stop(timeout_s=10)
+
+    def end(self) -> None:
+        """For good, and its epmd with it."""
+        self.stop()
+        self._names.stop()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False

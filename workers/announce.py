@@ -1,9 +1,10 @@
-"""Tells the world after a commit: closures as one message a settlement, notifications to each user's channel."""
+"""Tells the world: closures as one message a settlement, notifications to each user's channel, what has fired."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.db import transaction
@@ -12,17 +13,42 @@ from django.utils import timezone
 from deals.models import Notification
 from deals.money import plain
 from deals.settlement import Closure
-from workers import keys
+from workers import events, keys
+from workers.book import Fired
 from workers.redis_client import connect
 
 PUBLISH_LIMIT = 1000
 
 
 def publish_closures(closures: Iterable[Closure]) -> None:
-    """Publish what one settlement closed. Raises redis.RedisError."""
-    rows = [_closure(closure) for closure in closures]
-    if rows:
-        connect().publish(keys.closures(), json.dumps(rows, separators=(",", ":")))
+    """Publish what one settlement closed, whoever asked for it: all to the channel, one event to the operators' log.
+
+    One round trip. Raises redis.RedisError.
+    """
+    closed = list(closures)
+    rows = [_closure(closure) for closure in closed]
+    if not rows:
+        return
+    kinds = Counter((closure.reason, closure.detector) for closure in closed)
+    event = {
+        "count": len(rows),
+        "counts": [{"reason": reason, "detector": by, "deals": deals} for (reason, by), deals in sorted(kinds.items())],
+        "closures": rows[: events.LISTED],
+    }
+    with connect().pipeline(transaction=False) as pipe:
+        pipe.publish(keys.closures(), json.dumps(rows, separators=(",", ":")))
+        events.add(pipe, "closure", event)
+        pipe.execute()
+
+
+def publish_triggers(fired: Sequence[Fired]) -> None:
+    """Tell the operators what has fired otherwise than by a tick, which the tick script tells itself."""
+    if fired:
+        deals = [
+            {"dealId": item.deal_id, "symbol": item.symbol, "price": item.price, "detector": item.detector}
+            for item in fired[: events.LISTED]
+        ]
+        events.publish("trigger", {"count": len(fired), "deals": deals})
 
 
 def publish_notifications(deal_ids: Iterable[int] | None = None) -> int:

@@ -10,12 +10,13 @@ class WorkersConfig(AppConfig):
     def ready(self) -> None:
         """Bind the quote board and listen to what changes in `deals`."""
         from deals import quotes
-        from deals.signals import deal_changed
+        from deals.signals import deal_changed, settled
         from workers import counters, job_log, queues, receivers, worker_start  # noqa: F401 - worker_start connects itself
         from workers.prices import RedisQuoteBoard
 
         quotes.bind(RedisQuoteBoard())
         deal_changed.connect(receivers.on_deal_changed, dispatch_uid="workers.on_deal_changed")
+        settled.connect(receivers.on_settled, dispatch_uid="workers.on_settled")
         counters.connect_signals()
         job_log.connect_signals()
         queues.connect_signals()

@@ -35,9 +35,12 @@ SYSTEM = Actor("python", "in-process")
 
 
 def actor_of(request: HttpRequest) -> Actor:
-    """Who asks and from where; behind proxies set NUM_PROXIES, or a client could make addresses up."""
-    address = str(BaseThrottle().get_ident(request))  # type: ignore[arg-type]  # it reads META only
-    return Actor(request.user.get_username(), address, request.user.pk)
+    """Who asks and from where; behind proxies set NUM_PROXIES, or a client could make addresses up.
+
+    A UNIX socket has no address: `unknown`.
+    """
+    address = BaseThrottle().get_ident(request)  # type: ignore[arg-type]  # it reads META only
+    return Actor(request.user.get_username(), address or "unknown", request.user.pk)
 
 
 def record(actor: Actor, action: str, *, target: str = "", reason: str = "", outcome: str = "done") -> None:

@@ -7,6 +7,7 @@ it. PostgreSQL holds the state: nothing resumes by itself.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
@@ -80,20 +81,23 @@ def emergency_stop(reason: str, actor: Actor) -> Operation:
         audit.record(actor, Kind.EMERGENCY_STOP, reason=reason, outcome=f"not confirmed: {error}")
         raise Unavailable("stop_not_confirmed", f"The system is halted, but {error}") from error
     after = current_state()
-    _tell_redis(after)
+    _tell_redis(lambda: _cache_state(after))
     outcome = "was halted already" if before.state == State.HALTED else f"halted; was {before.state}"
-    return operations.record_done(Kind.EMERGENCY_STOP, reason, actor, [("halt", outcome)])
+    operation = operations.record_done(Kind.EMERGENCY_STOP, reason, actor, [("halt", outcome)])
+    _tell_redis(lambda: operations.publish(operation))
+    return operation
 
 
-def _tell_redis(current: CurrentState) -> None:
-    """In a thread: a Redis that hangs must not hold up the answer. The sweep and the prices process do it again."""
+def _cache_state(current: CurrentState) -> None:
+    """The sweep and the prices process do it again when Redis is away."""
+    try:
+        system.cache_state(current)
+    except RedisError as error:
+        log.warning("system.state_not_cached", error=str(error))
 
-    def tell() -> None:
-        try:
-            system.cache_state(current)
-        except RedisError as error:
-            log.warning("system.state_not_cached", error=str(error))
 
+def _tell_redis(tell: Callable[[], None]) -> None:
+    """In a thread: a Redis that hangs must not hold up the answer."""
     thread = threading.Thread(target=tell, name="tell-redis", daemon=True)
     thread.start()
     thread.join(TELL_REDIS_S)

@@ -6,22 +6,22 @@ import traceback
 from collections.abc import Collection
 
 import structlog
-from django.db import transaction
-from django.db.models import F, Q
+from django.db import connection, transaction
+from django.db.models import F
 from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
 from deals import locks, services
 from deals.errors import Conflict, NotFound, Unavailable
-from deals.models import Monitoring, Status
 from deals.settlement import Failure
-from workers import audit, book, counters
+from workers import audit, book, counters, events
 from workers.audit import Actor
 from workers.book import Fired
 from workers.clock import WALL_CLOCK, to_datetime
 from workers.dispatch import send_closures
 from workers.models import DeadLetter
+from workers.sql import statement
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +64,7 @@ def bury(fired: Fired, failure: Failure, *, attempts: int, first_failed_ms: int,
                 **facts, state=DeadLetter.State.FAILED, attempts=F("attempts") + attempts
             )
     counters.count({counters.NEW_DEAD_LETTERS: 1})
+    _publish(letter.pk)
     log.error("dead_letter.new", deal_id=fired.deal_id, symbol=fired.symbol, error=str(error), attempts=attempts)
     return True
 
@@ -93,6 +94,7 @@ def requeue(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
             raise
         return letter
     log.warning("dead_letter.requeued", deal_id=letter.deal_id, letter_id=letter.pk, user_id=actor.user_id)
+    _publish(letter.pk)
     try:
         send_closures([fired])
     except BrokerError as error:  # the sweep sends it
@@ -132,17 +134,18 @@ def discard(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
         letter.save(update_fields=["state"])
         audit.record(actor, "dead_letter.discard", target=_target(letter), reason=reason)
     log.warning("dead_letter.discarded", deal_id=deal.pk, letter_id=letter.pk, user_id=actor.user_id)
+    _publish(letter.pk)
     return letter
 
 
 def resolve(deal_ids: Collection[int] | None = None) -> int:
     """Resolve the letters, of some deals or of all, whose deal is closed or watched anew; returns how many."""
-    handled = Q(state=DeadLetter.State.FAILED) & ~Q(deal__monitoring=Monitoring.DEAD)
-    closed = Q(state=DeadLetter.State.REQUEUED) & (Q(deal__status=Status.CLOSED) | ~Q(deal__watch_version=F("version")))
-    letters = DeadLetter.objects.filter(handled | closed)
-    if deal_ids is not None:
-        letters = letters.filter(deal_id__in=deal_ids)
-    return letters.update(state=DeadLetter.State.RESOLVED)
+    with connection.cursor() as cursor:
+        cursor.execute(statement("resolve_letters"), {"ids": None if deal_ids is None else list(deal_ids)})
+        resolved = [row[0] for row in cursor.fetchall()]
+    if resolved:
+        _publish(*resolved)
+    return len(resolved)
 
 
 def find(letter_id: int) -> DeadLetter:
@@ -151,6 +154,20 @@ def find(letter_id: int) -> DeadLetter:
     if letter is None:
         raise NotFound("There is no such dead letter.")
     return letter
+
+
+def _publish(*letter_ids: int) -> None:
+    """Tell the operators how letters stand, once that is committed."""
+    for letter in DeadLetter.objects.filter(pk__in=letter_ids[: events.LISTED]).select_related("deal").order_by("pk"):
+        said = {
+            "id": letter.pk,
+            "dealId": letter.deal_id,
+            "symbol": letter.deal.symbol,
+            "state": letter.state,
+            "error": f"{letter.error_class}: {letter.error}",
+            "attempts": letter.attempts,
+        }
+        events.publish("deadLetter", said)
 
 
 def _target(letter: DeadLetter) -> str:

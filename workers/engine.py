@@ -206,6 +206,7 @@ class PriceEngine:
             names += [keys.price(symbol), keys.window(symbol), keys.upper(symbol), keys.lower(symbol)]
             names += [keys.versions(symbol), keys.lease(symbol)]
             args += [symbol, keys.price_update(symbol)]
+        names.append(keys.events())
         for price in prices:
             trade_id = "" if price.trade_id is None else price.trade_id
             args += [numbers[price.symbol], price.price, price.at_ms, trade_id, price.seq, price.received_ms]

@@ -107,3 +107,8 @@ def notifications(user_id: int) -> str:
 def closures() -> str:
     """Channel: one message a settlement, with its closures."""
     return _key("closures")
+
+
+def events() -> str:
+    """Stream: what has happened lately, for the operators' live stream; see workers/events.py."""
+    return _key("events")

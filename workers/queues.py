@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from celery import current_app
 from celery.signals import before_task_publish
 from django.conf import settings
+from kombu.exceptions import OperationalError as BrokerError
 
 from workers.clock import WALL_CLOCK
 
 SENT_HEADER: Final = "sent_ms"
+TIMEOUTS: Final = frozenset({"socket_timeout", "socket_connect_timeout", "read_timeout", "write_timeout"})
+"""The transport options of Redis and RabbitMQ that bound how long is waited."""
 
 
 class Waiting(NamedTuple):
@@ -42,17 +47,26 @@ def names() -> list[str]:
 
 def depth(queue: str) -> int:
     """How many messages wait in a queue; those being worked on do not count. Raises kombu's OperationalError."""
-    with current_app.connection_for_read() as connection, connection.channel() as channel:
+    with _channel() as channel:
         return _depth(channel, queue)
 
 
 def waiting(timeout_s: float) -> list[Waiting]:
-    """What waits in each of our queues. Raises kombu's OperationalError, or what the broker's library raises."""
-    redis = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-    options = redis if hasattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS") else {}
-    link: Any = current_app.connection_for_read(connect_timeout=timeout_s, transport_options=options)
-    with link as connection, connection.channel() as channel:
+    """What waits in each of our queues. Raises kombu's OperationalError."""
+    hurried = dict.fromkeys(TIMEOUTS & settings.CELERY_BROKER_TRANSPORT_OPTIONS.keys(), timeout_s)
+    with _channel(connect_timeout=timeout_s, transport_options=hurried) as channel:
         return [_waiting(channel, queue) for queue in names()]
+
+
+@contextmanager
+def _channel(**options: Any) -> Iterator[Any]:
+    """A channel of a connection of its own. Raises kombu's OperationalError, whatever the broker's library raises."""
+    link: Any = current_app.connection_for_read(**options)
+    try:
+        with link as connection, connection.channel() as channel:
+            yield channel
+    except (*link.connection_errors, *link.channel_errors) as error:
+        raise BrokerError(str(error)) from error
 
 
 def _waiting(channel: Any, queue: str) -> Waiting:

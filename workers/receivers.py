@@ -11,9 +11,10 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
-from deals.models import WATCHED
+from deals.models import WATCHED, Detector
 from deals.money import plain
 from deals.queries import WatchRow, watch_rows
+from deals.settlement import Report
 from deals.sql import statement
 from workers import announce, book, dead_letters
 from workers.clock import WALL_CLOCK, Clock
@@ -38,6 +39,17 @@ def on_deal_changed(ids: list[int], **_signal: Any) -> None:
             announce.publish_notifications(told)
     except (RedisError, BrokerError) as error:
         log.warning("deal.arming_postponed", deal_ids=ids[:20], error=str(error))
+
+
+def on_settled(report: Report, **_signal: Any) -> None:
+    """Publish a closure by hand. What fired is published by who settled it, once it has left `fired`."""
+    by_hand = [closure for closure in report.closed if closure.detector == Detector.MANUAL]
+    if settings.STATIC_ONLY or not by_hand:
+        return
+    try:
+        announce.publish_closures(by_hand)
+    except RedisError as error:
+        log.warning("closures.not_announced", deals=len(by_hand), error=str(error))
 
 
 def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:
@@ -65,6 +77,7 @@ def arm_rows(rows: list[WatchRow], *, clock: Clock = WALL_CLOCK) -> int:
         )  # fmt: skip
     if armed.fired:
         send_closures(armed.fired)
+        announce.publish_triggers(armed.fired)
     return len(pending)
 
 

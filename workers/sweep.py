@@ -108,6 +108,7 @@ def _sweep(clock: Clock, report: SweepReport) -> None:
     if report.found:
         log.warning("sweep.found", deals=report.found, ids=report.found_ids[:20])
     if found:
+        announce.publish_triggers(found)
         send_closures(found)
     report.resent = resend(clock=clock, but=[fired.deal_id for fired in found])
     report.expired = end_expired(clock=clock)

@@ -16,12 +16,15 @@ from deals import state
 from deals.errors import Unavailable
 from deals.queries import CurrentState, current_state
 from deals.sql import statement
-from workers import book, keys
+from workers import book, events, keys
 from workers.dispatch import send_closures
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import CACHE_STATE, connect
 
 log = structlog.get_logger(__name__)
+
+NEWS: Final = 2
+"""What cache_state.lua answers when the state was not cached before."""
 
 
 def refresh_state() -> CurrentState:
@@ -32,8 +35,13 @@ def refresh_state() -> CurrentState:
 
 
 def cache_state(current: CurrentState) -> None:
-    """Tell Redis the state unless it knows a newer one. Raises redis.RedisError."""
-    CACHE_STATE.run(connect(), [keys.state()], [current.version, current.state])
+    """Tell Redis the state unless it knows a newer one; to whom it is news, the operators' log too.
+
+    Raises redis.RedisError when the state was not cached.
+    """
+    if CACHE_STATE.run(connect(), [keys.state()], [current.version, current.state]) == NEWS:
+        said = {"state": current.state, "since": current.since.isoformat(), "reason": current.reason}
+        events.publish("state", said)
 
 
 def refresh_state_if_reachable() -> None:

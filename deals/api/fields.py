@@ -1,4 +1,4 @@
-"""Decimal numbers at the edge: exact text in, plain text out. No float on the way."""
+"""What is read and written at the edge: exact decimals without a float on the way, and text that is text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NoReturn
 
+from django.core.validators import MinLengthValidator, RegexValidator
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -13,6 +14,9 @@ from deals import money
 from deals.api.parsers import NumberText
 
 PLAIN = r"^[0-9]+(\.[0-9]+)?$"
+ABOVE_ZERO = r"^(0*[1-9][0-9]*(\.[0-9]+)?|0+\.[0-9]*[1-9][0-9]*)$"
+WITHOUT_NUL = r"\A[^\x00]+\Z"
+WITH_SOMETHING_VISIBLE = r"\A[^\x00]*[^\s\x00-\x1f\x7f-\x9f][^\x00]*\Z"
 
 
 class _DecimalField(serializers.Field[Decimal, Any, str, Any]):
@@ -40,7 +44,7 @@ class SignedDecimal(_DecimalField):
 @extend_schema_field(
     {
         "oneOf": [
-            {"type": "string", "pattern": PLAIN, "maxLength": 64},
+            {"type": "string", "pattern": ABOVE_ZERO, "maxLength": 64},
             {"type": "number", "minimum": 0, "exclusiveMinimum": True},
         ],
         "example": "41250.5",
@@ -69,7 +73,15 @@ class DecimalInput(serializers.Field[Decimal, Any, str, Any]):
         return money.plain(value)
 
 
-@extend_schema_field({"type": "integer", "minimum": 1, "maximum": 100})
+@extend_schema_field(
+    {
+        "oneOf": [
+            {"type": "integer", "minimum": 1, "maximum": 100},
+            {"type": "string", "pattern": "^(0{0,2}[1-9]|0?[1-9][0-9]|100)$"},
+        ],
+        "example": 10,
+    }
+)
 class Multiplier(serializers.Field[int, Any, int, Any]):
     """The leverage: a whole JSON number, or its digits as text."""
 
@@ -84,3 +96,42 @@ class Multiplier(serializers.Field[int, Any, int, Any]):
     def to_representation(self, value: int) -> int:
         """As it is."""
         return value
+
+
+class WholeNumber(serializers.IntegerField):
+    """A whole JSON number in a request; digits as text are refused, as the OpenAPI document says."""
+
+    def to_internal_value(self, data: Any) -> int:
+        """Raises ValidationError."""
+        if isinstance(data, bool) or not isinstance(data, int):
+            self.fail("invalid")
+        return int(super().to_internal_value(data))
+
+
+class ExactText(serializers.CharField):
+    """JSON text in a request, of at most `max_length` characters as they are sent; no number is taken for text."""
+
+    pattern = WITHOUT_NUL
+
+    def __init__(self, *, max_length: int, **kwargs: Any) -> None:
+        super().__init__(max_length=max_length, **kwargs)
+        self.validators += [MinLengthValidator(1), RegexValidator(self.pattern, "There is nothing to be read in it.")]
+
+    def run_validation(self, data: Any = serializers.empty) -> str | None:
+        """The text. Raises ValidationError."""
+        if isinstance(data, str) and self.max_length is not None and len(data) > self.max_length:
+            self.fail("max_length", max_length=self.max_length)
+        text: str | None = super().run_validation(data)
+        return text
+
+    def to_internal_value(self, data: Any) -> str:
+        """Raises ValidationError unless it is text."""
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return str(super().to_internal_value(data))
+
+
+class Words(ExactText):
+    """Text for people to read: something in it is visible. Blanks around it are dropped."""
+
+    pattern = WITH_SOMETHING_VISIBLE

@@ -7,6 +7,7 @@ from typing import Any
 
 import django_filters
 from django.conf import settings
+from drf_spectacular.utils import extend_schema_field
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 
@@ -17,11 +18,19 @@ def _symbols() -> Iterable[tuple[str, str]]:
     return [(symbol, symbol) for symbol in settings.SYMBOLS]
 
 
+def symbol_filter(field_name: str = "symbol") -> django_filters.ChoiceFilter:
+    """Narrows a list to one symbol; the OpenAPI document names them all."""
+    narrow = django_filters.ChoiceFilter(
+        choices=_symbols, field_name=field_name, label="Only deals on this symbol, for example BTCUSDT."
+    )
+    return extend_schema_field({"type": "string", "enum": list(settings.SYMBOLS)})(narrow)
+
+
 class DealFilter(django_filters.FilterSet):  # type: ignore[misc]  # it ships no types
     """`?status=open&symbol=BTCUSDT`."""
 
     status = django_filters.ChoiceFilter(choices=Status.choices, label="Only deals that are `open` or `closed`.")
-    symbol = django_filters.ChoiceFilter(choices=_symbols, label="Only deals on this symbol, for example BTCUSDT.")
+    symbol = symbol_filter()
 
     class Meta:
         model = Deal

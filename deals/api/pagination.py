@@ -42,6 +42,14 @@ class NewestFirst(CursorPagination):
             raise ValidationError({"cursor": "The cursor must come from `next` or `previous` of an answer."}) from None
         return cursor
 
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        """The framework's own, with the bounds of `limit`."""
+        parameters: list[dict[str, Any]] = super().get_schema_operation_parameters(view)
+        for parameter in parameters:
+            if parameter["name"] == self.page_size_query_param:
+                parameter["schema"] |= {"minimum": 1, "maximum": MAX_LIMIT, "default": self.page_size}
+        return parameters
+
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         """What a page looks like."""
         link = {"type": "string", "format": "uri", "nullable": True}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
+from drf_spectacular.extensions import OpenApiSerializerExtension
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.plumbing import get_class
 from drf_spectacular.utils import OpenApiResponse
 
-from deals.api.serializers import ErrorSerializer
+from deals.api.serializers import ErrorSerializer, RequestSerializer
 
 REFUSALS: Final = {
     400: "A value is missing, cannot be read or is not allowed; nothing was changed. Codes: `required`, "
@@ -30,6 +33,23 @@ WRITING: Final = (400, 401, 403, 413, 415, 429, 503)
 def refusals(*statuses: int) -> dict[int, OpenApiResponse]:
     """The error answers of an endpoint."""
     return {status: OpenApiResponse(ErrorSerializer, description=REFUSALS[status]) for status in sorted(statuses)}
+
+
+class RequestBody(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]  # its class hook has no types
+    """Requests have no other fields than those named."""
+
+    target_class = "deals.api.serializers.RequestSerializer"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: AutoSchema, direction: str) -> dict[str, Any]:
+        """As every serializer, closed."""
+        describe: Any = auto_schema._map_serializer  # noqa: SLF001 - what its own extensions call
+        request: type[RequestSerializer] = get_class(self.target)
+        return {
+            **describe(self.target, direction, bypass_extensions=True),
+            "additionalProperties": False,
+            **request.document,
+        }
 
 
 def without_second_spelling(endpoints: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
+from drf_spectacular.utils import OpenApiExample, extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
 from deals import money
 from deals.api.errors import camel
-from deals.api.fields import DecimalInput, Multiplier, PlainDecimal, SignedDecimal
+from deals.api.fields import DecimalInput, ExactText, Multiplier, PlainDecimal, SignedDecimal, Words
 from deals.models import Account, CloseReason, Deal, Direction, LedgerEntry, Monitoring, Notification, Status
 from deals.statistics import Statistics, statistics_of
 
 LEVEL_HELP = "A price in USDT, at most 15 significant digits and 12 decimals."
+
+
+OPENING = OpenApiExample(
+    "With both levels",
+    request_only=True,
+    value={
+        "symbol": settings.SYMBOLS[0],
+        "direction": "up",
+        "amount": "100",
+        "multiplier": 10,
+        "takeProfit": "120000",
+        "stopLoss": "80000",
+    },
+)
+AMENDMENT = OpenApiExample(
+    "Another Take Profit, no Stop Loss", request_only=True, value={"takeProfit": "125000", "stopLoss": None}
+)
 
 
 # --- requests --------------------------------------------------------------------------------------------------
@@ -21,6 +40,9 @@ LEVEL_HELP = "A price in USDT, at most 15 significant digits and 12 decimals."
 
 class RequestSerializer(serializers.Serializer[Any]):
     """A request's body. Unknown fields are refused: a misspelt level would leave a deal unprotected."""
+
+    document: dict[str, Any] = {}
+    """What the OpenAPI document says of the whole body, besides its fields."""
 
     def to_internal_value(self, data: Any) -> Any:
         """The checked fields. Raises ValidationError, with the code `unknown_field` for a field that is none."""
@@ -36,10 +58,15 @@ class NothingSerializer(RequestSerializer):
     """A body without fields; it may be left out."""
 
 
+@extend_schema_field({"type": "string", "enum": list(settings.SYMBOLS), "example": settings.SYMBOLS[0]})
+class SymbolName(Words):
+    """The name of a symbol; whether there is such a symbol, the quote says."""
+
+
 class OpenDealSerializer(RequestSerializer):
     """The terms of a new deal."""
 
-    symbol = serializers.CharField(help_text="One of the symbols of `/api/prices`, for example BTCUSDT.")
+    symbol = SymbolName(max_length=32, help_text="One of the symbols of `/api/prices`, for example BTCUSDT.")
     direction = serializers.ChoiceField(
         choices=Direction.choices, help_text="`up` gains when the price rises, `down` when it falls."
     )
@@ -63,7 +90,7 @@ class OpenDealSerializer(RequestSerializer):
         allow_null=True,
         help_text=f"The deal closes when the price gets here. {LEVEL_HELP} Below the price for `up`, above for `down`.",
     )
-    client_id = serializers.CharField(
+    client_id = Words(
         max_length=64,
         default=None,
         allow_null=True,
@@ -73,6 +100,8 @@ class OpenDealSerializer(RequestSerializer):
 
 class AmendLevelsSerializer(RequestSerializer):
     """New levels of an open deal."""
+
+    document = {"minProperties": 1}
 
     take_profit = DecimalInput(
         money.check_price,
@@ -99,10 +128,8 @@ class AmendLevelsSerializer(RequestSerializer):
 class LoginSerializer(RequestSerializer):
     """A user name and its password."""
 
-    username = serializers.CharField(max_length=150, help_text="The user's name.")
-    password = serializers.CharField(
-        max_length=4096, trim_whitespace=False, write_only=True, help_text="The user's password."
-    )
+    username = Words(max_length=150, help_text="The user's name.")
+    password = ExactText(max_length=4096, trim_whitespace=False, write_only=True, help_text="The user's password.")
 
 
 # --- answers ---------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ class DealList(OwnList):
     @extend_schema(
         summary="Open a deal",
         request=wire.OpenDealSerializer,
+        examples=[wire.OPENING],
         responses={
             201: OpenApiResponse(wire.DealSerializer, description="The deal was opened."),
             200: OpenApiResponse(
@@ -132,6 +133,7 @@ class DealDetail(APIView):
     @extend_schema(
         summary="Change a deal's levels",
         request=wire.AmendLevelsSerializer,
+        examples=[wire.AMENDMENT],
         responses={200: wire.DealSerializer, **refusals(404, 409, *WRITING)},
     )
     def patch(self, request: Request, id: int) -> Response:  # noqa: A002 - the name in the path

@@ -6,26 +6,27 @@ from typing import Any
 
 from rest_framework import serializers
 
-from deals.api.fields import PlainDecimal
+from deals.api.fields import PlainDecimal, WholeNumber, Words
 from deals.api.serializers import RequestSerializer
 from deals.models import SystemState
 from deals.queries import current_state
 from workers import control, operations
 from workers.models import DeadLetter, Operation
 
+LONGEST_REASON = 500
 LONGEST_TIMEOUT_S = 3600
 
 
 class ReasonSerializer(RequestSerializer):
     """Why it is done."""
 
-    reason = serializers.CharField(max_length=500, help_text="Why; kept in the audit log. 1–500 characters.")
+    reason = Words(max_length=LONGEST_REASON, help_text="Why; kept in the audit log. 1–500 characters.")
 
 
 class DrainSerializer(ReasonSerializer):
     """Why it is done, and how long to wait for what is in flight."""
 
-    timeout_s = serializers.IntegerField(
+    timeout_s = WholeNumber(
         min_value=1,
         max_value=LONGEST_TIMEOUT_S,
         default=int(control.DRAIN_TIMEOUT_S),
@@ -54,7 +55,7 @@ class OperationSerializer(serializers.Serializer[Operation]):
     )
     reason = serializers.CharField(help_text="Why, in the words of who asked for it.")
     requested_by = serializers.CharField(help_text="User name; for commands that of the machine's user.")
-    source = serializers.CharField(help_text="Network address, or `cli`.")  # type: ignore[assignment]  # fields are taken off the class
+    source = serializers.CharField(help_text="Network address, `unknown` behind a socket, or `cli`.")  # type: ignore[assignment]  # fields are taken off the class
     steps = StepSerializer(many=True, help_text="What is done so far, in order.")
     error = serializers.CharField(help_text="What failed; empty unless it did.")
     created_at = serializers.DateTimeField(help_text="When it began.")

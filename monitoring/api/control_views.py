@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 import django_filters
-from django.conf import settings
 from django.contrib.auth.models import User
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework.generics import ListAPIView
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
@@ -15,12 +14,13 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from deals.api import schema
-from deals.api.filters import require_known_parameters
+from deals.api.filters import require_known_parameters, symbol_filter
 from deals.api.pagination import NewestFirst
 from deals.api.schema import READING, WRITING
 from deals.api.serializers import ErrorSerializer, RequestSerializer
 from deals.errors import Conflict, NotFound
 from monitoring.api import control_serializers as wire
+from monitoring.jobs import LARGEST_ID
 from workers import control, dead_letters
 from workers.audit import actor_of
 from workers.models import DeadLetter, Operation
@@ -191,19 +191,15 @@ class OperationDetail(APIView):
 # --- dead letters -------------------------------------------------------------------------------------------------
 
 
-def _symbols() -> list[tuple[str, str]]:
-    return [(symbol, symbol) for symbol in settings.SYMBOLS]
-
-
 class DeadLetterFilter(django_filters.FilterSet):  # type: ignore[misc]  # it ships no types
     """`?state=failed&symbol=BTCUSDT&dealId=7`."""
 
     state = django_filters.ChoiceFilter(choices=DeadLetter.State.choices, label="Only letters in this state.")
-    symbol = django_filters.ChoiceFilter(
-        choices=_symbols, field_name="deal__symbol", label="Only deals on this symbol, for example BTCUSDT."
-    )
-    dealId = django_filters.NumberFilter(  # noqa: N815 - the name in the address
-        field_name="deal_id", min_value=1, max_value=2**63 - 1, decimal_places=0, label="Only this deal's letters."
+    symbol = symbol_filter("deal__symbol")
+    dealId = extend_schema_field({"type": "integer", "format": "int64", "minimum": 1, "maximum": LARGEST_ID})(  # noqa: N815 - the name in the address
+        django_filters.NumberFilter(
+            field_name="deal_id", min_value=1, max_value=LARGEST_ID, decimal_places=0, label="Only this deal's letters."
+        )
     )
 
     class Meta:

@@ -22,7 +22,7 @@ from deals.api.schema import refusals
 from monitoring import closures, health, interventions, jobs, prices, queues, stats
 from monitoring.api import export
 from monitoring.api import serializers as wire
-from monitoring.api.control_serializers import ReasonSerializer
+from monitoring.api.control_serializers import LONGEST_REASON, ReasonSerializer
 from monitoring.api.failures import as_refusal
 from monitoring.api.job_serializers import JobSerializer
 from monitoring.api.permissions import MayChange, MayLook
@@ -31,7 +31,12 @@ from workers.audit import actor_of
 LOOKING: Final = refusals(401, 403, 429, 503)
 DEFAULT_MINUTES: Final = 60
 MOST_MINUTES: Final = 1440
-DEAL_ID = OpenApiParameter("dealId", OpenApiTypes.INT64, OpenApiParameter.PATH, description="The deal's number.")
+DEAL_ID = OpenApiParameter(
+    "dealId",
+    {"type": "integer", "format": "int64", "minimum": 0, "maximum": jobs.LARGEST_ID},
+    OpenApiParameter.PATH,
+    description="The deal's number.",
+)
 
 
 class OperatorView(APIView):
@@ -151,7 +156,12 @@ class Job(OperatorView):
         summary="Take a deal out of monitoring",
         parameters=[
             DEAL_ID,
-            OpenApiParameter("reason", str, description="The reason, for clients that send no body with DELETE."),
+            OpenApiParameter(
+                "reason",
+                {"type": "string", "minLength": 1, "maxLength": LONGEST_REASON},
+                required=True,
+                description="Why; kept in the audit log. May be sent in a JSON body instead, as with POST.",
+            ),
         ],
         request=ReasonSerializer,
         responses={200: JobSerializer, **refusals(400, 401, 403, 404, 409, 413, 415, 429, 503)},

@@ -99,7 +99,7 @@ class HealthSerializer(serializers.Serializer[health.Report]):
 class ProcessSerializer(serializers.Serializer[processes.Process]):
     """A process that gave a sign of life within 15 s. What its role does not know is null."""
 
-    role = serializers.CharField(help_text="`prices`, `worker` or `beat`.")
+    role = serializers.CharField(help_text="`prices`, `worker`, `beat` or `web`.")
     name = serializers.CharField(help_text="Unique within the role.")
     pid = serializers.IntegerField(help_text="Process id on its machine.")
     started_at = serializers.DateTimeField(help_text="When it began to give signs of life.")
@@ -118,6 +118,7 @@ class ProcessSerializer(serializers.Serializer[processes.Process]):
     )
     accepted = serializers.IntegerField(allow_null=True, help_text="Prices: good ticks since it started.")
     pending = serializers.IntegerField(allow_null=True, help_text="Prices: good ticks that wait for Redis.")
+    listeners = serializers.IntegerField(allow_null=True, help_text="Web: how many listen to its live stream.")
 
 
 class NearTriggerSerializer(serializers.Serializer[prices.NearTrigger]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from deals.api.paths import both_spellings
 from monitoring.api import operator_views as views
 from monitoring.api.control_urls import control_urls
+from monitoring.api.stream_view import Stream
 
 urlpatterns = [
     *control_urls,
@@ -14,5 +15,6 @@ urlpatterns = [
     *both_spellings("prices", views.Prices.as_view(), "workers-prices"),
     *both_spellings("closures", views.Closures.as_view(), "workers-closures"),
     *both_spellings("jobs/<str:dealId>", views.Job.as_view(), "workers-job"),
+    *both_spellings("monitor/stream", Stream.as_view(), "workers-stream"),
     *both_spellings("metrics/export", views.Export.as_view(), "workers-export"),
 ]

@@ -80,6 +80,8 @@ BAD_TERMS = [
     ({"clientId": ""}, "invalid_client_id", "clientId"),
     ({"clientId": "x" * 65}, "invalid_client_id", "clientId"),
     ({"clientId": "a\x00b"}, "invalid_client_id", "clientId"),
+    ({"clientId": 7}, "invalid_client_id", "clientId"),
+    ({"symbol": 7}, "unknown_symbol", "symbol"),
     ({"takeprofit": "110"}, "unknown_field", "takeprofit"),
     ({"userId": 1}, "unknown_field", "userId"),
 ]

@@ -136,6 +136,9 @@ def test_a_wrong_method_is_405_with_and_without_the_trailing_slash(boss: APIClie
         ({"reason": None}, "invalid_reason", "reason"),
         ({"reason": "x" * 501}, "invalid_reason", "reason"),
         ({"reason": "a\u0000b"}, "invalid_reason", "reason"),
+        ({"reason": 0}, "invalid_reason", "reason"),
+        ({"reason": "\u0001\t"}, "invalid_reason", "reason"),
+        ({"reason": f" {'x' * 500}"}, "invalid_reason", "reason"),
         ({"reason": "test", "force": True}, "unknown_field", "force"),
     ],
 )
@@ -148,7 +151,7 @@ def test_without_a_good_reason_nothing_is_done(boss: APIClient, body: dict[str, 
     assert not AuditEntry.objects.exists()
 
 
-@pytest.mark.parametrize("timeout", [0, -1, 1.5, 3601, "soon", None])
+@pytest.mark.parametrize("timeout", [0, -1, 1.5, 3601, "soon", "30", True, None])
 def test_a_bad_timeout_is_refused(boss: APIClient, timeout: Any) -> None:
     for path in ("/restart", "/shutdown"):
         answer = call(boss, path, timeoutS=timeout)
@@ -291,6 +294,12 @@ def test_the_audit_log_cannot_be_changed(boss: APIClient) -> None:
     for change in (lambda: AuditEntry.objects.update(who="nobody"), lambda: AuditEntry.objects.all().delete()):
         with pytest.raises(IntegrityError, match="append-only"):
             change()
+
+
+def test_a_call_through_a_socket_without_an_address_is_audited_as_from_somewhere_unknown(boss: APIClient) -> None:
+    answer = boss.post(f"{BASE}/emergency-stop", {"reason": "test"}, format="json", REMOTE_ADDR="")
+    assert answer.json()["source"] == "unknown"
+    assert AuditEntry.objects.get().source == "unknown"
 
 
 # --- dead letters -------------------------------------------------------------------------------------------------

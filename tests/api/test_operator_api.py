@@ -35,7 +35,7 @@ from workers.sweep import SweepReport
 pytestmark = pytest.mark.django_db(transaction=True)
 
 BASE = "/api/admin/workers"
-PLACES = ["health", "stats", "queues", "prices", "closures", "jobs/1", "metrics/export"]
+PLACES = ["health", "stats", "queues", "prices", "closures", "jobs/1", "metrics/export", "monitor/stream"]
 
 
 def staff_client(*rights: str) -> APIClient:
@@ -104,7 +104,7 @@ def test_a_wrong_method_is_405(place: str, staff: APIClient) -> None:
         assert (answer.status_code, error_code(answer)) == (405, "method_not_allowed")
 
 
-@pytest.mark.parametrize("place", ["health", "stats", "queues", "prices", "jobs/1"])
+@pytest.mark.parametrize("place", ["health", "stats", "queues", "prices", "jobs/1", "monitor/stream"])
 def test_an_unknown_parameter_is_refused(place: str, staff: APIClient) -> None:
     answer = staff.get(f"{BASE}/{place}?nonsense=1")
     assert (answer.status_code, error_code(answer)) == (400, "unknown_parameter")

@@ -64,6 +64,35 @@ def test_every_field_is_described_in_camel_case(schema: dict[str, Any]) -> None:
     assert [name for _component, name, _field in fields if "_" in name] == []
 
 
+def test_what_is_sent_is_described_with_every_bound(schema: dict[str, Any]) -> None:
+    bodies = schema["components"]["schemas"]
+    reason = {"minLength": 1, "maxLength": 500}
+    assert bodies["Reason"]["properties"]["reason"].items() >= reason.items()
+    assert bodies["Reason"]["additionalProperties"] is False
+    assert bodies["PatchedAmendLevels"]["minProperties"] == 1
+    assert "BTCUSDT" in bodies["SymbolEnum"]["enum"]
+    assert bodies["OpenDeal"]["properties"]["symbol"]["allOf"] == [{"$ref": "#/components/schemas/SymbolEnum"}]
+    lists = {path: endpoint["get"]["parameters"] for path, endpoint in schema["paths"].items() if _is_list(endpoint)}
+    assert len(lists) == 4
+    for parameters in lists.values():
+        [limit] = [parameter["schema"] for parameter in parameters if parameter["name"] == "limit"]
+        assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 200, 50)
+
+
+def test_taking_a_deal_out_needs_a_reason_in_the_document_too(schema: dict[str, Any]) -> None:
+    [reason] = [
+        parameter
+        for parameter in schema["paths"]["/api/admin/workers/jobs/{dealId}"]["delete"]["parameters"]
+        if parameter["name"] == "reason"
+    ]
+    assert reason["required"]
+    assert reason["schema"].items() >= {"minLength": 1, "maxLength": 500}.items()
+
+
+def _is_list(endpoint: dict[str, Any]) -> bool:
+    return any(parameter["name"] == "cursor" for parameter in endpoint.get("get", {}).get("parameters", ()))
+
+
 @pytest.mark.parametrize("path", ["/api/schema", "/api/schema/", "/api/docs", "/api/docs/"])
 def test_schema_and_docs_are_open_to_everyone(db: None, path: str) -> None:
     assert APIClient().get(path).status_code == 200

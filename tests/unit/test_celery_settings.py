@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from celery.app.defaults import SETTING_KEYS
 
-from cryptocraze import settings
+from cryptocraze import broker, settings
 from cryptocraze.celery import app
+from workers import queues
 
 
 def test_every_celery_setting_is_one_that_celery_knows() -> None:
@@ -31,3 +32,16 @@ def test_every_routed_task_goes_to_a_queue_that_exists() -> None:
 def test_messages_come_back_later_than_a_task_may_run() -> None:
     visibility_s = settings.CELERY_BROKER_TRANSPORT_OPTIONS["visibility_timeout"]
     assert visibility_s > settings.CELERY_TASK_TIME_LIMIT + settings.CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT
+
+
+def test_messages_to_rabbitmq_are_confirmed_and_nothing_is_waited_for_without_limit() -> None:
+    options = broker.transport_options("amqp://rabbit//", "")
+    assert options["confirm_publish"]
+    assert set(options) - {"confirm_publish"} <= queues.TIMEOUTS
+    assert queues.TIMEOUTS & set(settings.CELERY_BROKER_TRANSPORT_OPTIONS)
+
+
+def test_quorum_queues_stand_behind_exchanges_that_delayed_messages_can_pass() -> None:
+    for queue in broker.queues("quorum"):
+        assert (queue.queue_arguments, queue.exchange.type) == ({"x-queue-type": "quorum"}, "topic")
+    assert {queue.name for queue in broker.queues("quorum")} == {queue.name for queue in broker.queues("classic")}

@@ -219,3 +219,11 @@ def test_a_wrong_address_of_sentinels_is_named(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv(name, url)
     with pytest.raises(env.SettingError, match=f"{name} must look like sentinel://.*: {what}"):
         env.broker_url(env.redis_url())
+
+
+def test_quorum_queues_need_rabbitmq(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert env.queue_type("redis://127.0.0.1:1/0") == "classic"
+    monkeypatch.setenv("CELERY_QUEUE_TYPE", "quorum")
+    assert env.queue_type("amqps://rabbit:5671//") == "quorum"
+    with pytest.raises(env.SettingError, match="CELERY_QUEUE_TYPE=quorum needs RabbitMQ"):
+        env.queue_type("redis://127.0.0.1:1/0")

@@ -1,13 +1,15 @@
 -- Takes checked ticks in order: stores each price, widens the symbol's bucket, and moves every deal whose trigger a tick
 -- reached out of both sets of the book into `fired`. Atomic.
 --
--- KEYS  1 state  2 fired  3 fired_at, then for each symbol: price, window, upper, lower, versions, lease
+-- KEYS  1 state  2 fired  3 fired_at, then for each symbol: price, window, upper, lower, versions, lease; then, where what
+--       fires is to be told, events
 -- ARGV  1 fencing token  2 owner  3 now (ms)  4 '1' to publish  5 number of symbols n, then for each symbol: name, channel;
 --       then for each tick: symbol's number (1..n), price, exchange time (ms), trade id or '', sequence, received (ms)
 -- Returns {state, {symbols whose ticks were refused: another process drives them}, {id, entry, id, entry, …}}
 -- A fired entry is version|symbol|price|trade id|exchange ms|received ms|fired ms|detector.
 
 local BUCKET_MS, WINDOW_MS, CHUNK = 250, 60000, 1000
+local KEEP_EVENTS, LISTED = 10000, 50  -- as in workers/events.py
 local token, owner, now, publish, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5])
 local cached = redis.call('GET', KEYS[1])
 local state = cached and string.match(cached, ':(.*)$') or ''
@@ -97,6 +99,19 @@ for _, s in ipairs(symbols) do
                 cjson.encode({symbol = s.name, price = s.last[1], timestamp = tonumber(s.last[2])}))
         end
     end
+end
+
+-- One `trigger` event a call. It is news: failing, it must not fail the ticks.
+local events = KEYS[4 + 6 * n]
+if events and #fired > 0 then
+    local deals = {}
+    for i = 1, math.min(#fired, 2 * LISTED), 2 do
+        local symbol, price = string.match(fired[i + 1], '^%d+|([^|]*)|([^|]*)|')
+        deals[#deals + 1] = '{"dealId":' .. fired[i] .. ',"symbol":' .. cjson.encode(symbol) .. ',"price":"' .. price
+            .. '","detector":"tick"}'
+    end
+    redis.pcall('XADD', events, 'MAXLEN', '~', KEEP_EVENTS, '*', 'type', 'trigger', 'data',
+        '{"count":' .. #fired / 2 .. ',"deals":[' .. table.concat(deals, ',') .. ']}')
 end
 
 return {state, refused, fired}

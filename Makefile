@@ -1,4 +1,5 @@
-# Everything a developer types. Needs Python 3.11 or newer and make; nothing is installed outside .venv.
+# Everything a developer types. Needs Python 3.11 or newer and make; nothing is installed outside .venv
+# (and, by bench-peers, outside bench/peers).
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -7,7 +8,8 @@ RUN := .venv/bin/python
 NO_SERVER := DATABASE_URL=postgresql://nobody@127.0.0.1:1/none REDIS_URL=redis://127.0.0.1:1/0 SECRET_KEY=unused
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-unit test-integration test-load test-model soak chaos check format requirements clean venv venv-dev
+.PHONY: help demo run test test-unit test-integration test-load test-model soak chaos bench bench-peers check format \
+	requirements clean venv venv-dev venv-bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do \
@@ -40,6 +42,12 @@ test-model: venv-dev ## the long comparison with the model: minutes of random st
 soak: venv-dev ## 3,600 deals through every process, then memory, keys and connections beside where they began
 	@SOAK=long $(RUN) -m pytest tests/soak
 
+bench: venv-bench ## measure the whole system; a part of it with ARGS="mass --deals 5000" (ARGS=--help)
+	@$(RUN) -W ignore::RuntimeWarning -m bench $(ARGS)
+
+bench-peers: venv-bench ## the same work done by others, side by side (ARGS=--help)
+	@$(RUN) -W ignore::RuntimeWarning -m bench.peers $(ARGS)
+
 check: venv-dev ## lint, format, types, import directions, missing migrations
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -56,16 +64,22 @@ requirements: venv-dev ## compile requirements*.txt from pyproject.toml again
 	$(RUN) -m uv pip compile $(COMPILE) pyproject.toml -o requirements.txt
 	$(RUN) -m uv pip compile $(COMPILE) --group dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 	$(RUN) -m uv pip compile $(COMPILE) --extra ccxt -c requirements.txt pyproject.toml -o requirements-ccxt.txt
+	$(RUN) -m uv pip compile $(COMPILE) --group bench -c requirements.txt -c requirements-dev.txt pyproject.toml \
+		-o requirements-bench.txt
 COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 clean: ## remove .venv and caches; the data in .data stays
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov \
+		bench/peers/.venv bench/peers/bullmq/node_modules
 
 venv:
 	@$(call install,requirements.txt)
 
 venv-dev:
 	@$(call install,requirements-dev.txt)
+
+venv-bench:
+	@$(call install,requirements-bench.txt)
 
 # Install a requirements file unless exactly this file is installed already. Debian's Python may lack ensurepip:
 # then its own pip installs into the virtual environment.

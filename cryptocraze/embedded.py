@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
@@ -54,7 +54,7 @@ class EmbeddedServers:
     """The servers of one data folder, as their owner sees them.
 
     In this order: `prepare`, start the `commands`, `wait`, `publish`, at the end `close`. What `postgres=False` or
-    `valkey=False` leaves out is expected from the environment. Raises SettingError.
+    `valkey=False` leaves out is expected from the environment; `postgres_settings` add to ours. Raises SettingError.
     """
 
     def __init__(
@@ -64,11 +64,13 @@ class EmbeddedServers:
         postgres: bool = True,
         valkey: bool = True,
         durable: bool = True,
+        postgres_settings: Mapping[str, str] | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.data_dir = data_dir
         self.wanted = [name for name, wanted in ((POSTGRES, postgres), (VALKEY, valkey)) if wanted]
         self._durable = durable
+        self._postgres_settings = dict(postgres_settings or {})
         self._say = say
         self._lock: TextIO | None = None
         self._home: embedded_home.Home | None = None
@@ -186,6 +188,7 @@ class EmbeddedServers:
         settings = POSTGRES_SETTINGS | {"unix_socket_directories": str(home.run_dir / "pg")}
         if not self._durable:
             settings |= NOT_DURABLE_SETTINGS
+        settings |= self._postgres_settings
         flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(programs.postgres_bin / "postgres"), "-D", str(home.storage / POSTGRES), *flags]
 

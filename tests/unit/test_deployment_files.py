@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -17,6 +18,8 @@ from servers import PROJECT
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROCFILE: dict[str, str] = dict(parse_procfile((PROJECT / "Procfile").read_text()).processes)
+REQUIREMENTS = [f"requirements{part}.txt" for part in ("", "-dev", "-ccxt", "-bench")]
+REQUIREMENTS.append("bench/peers/nautilus/requirements.txt")
 OURS = [name for name, service in SERVICES.items() if "build" in service]
 
 
@@ -90,13 +93,21 @@ def test_the_image_runs_as_an_ordinary_user_on_hash_checked_packages() -> None:
     assert {".env", ".data", ".venv", ".git"} <= set(ignored)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-ccxt.txt"])
+@pytest.mark.parametrize("name", REQUIREMENTS)
 def test_requirements_are_pinned_with_hashes_and_name_no_download_address(name: str) -> None:
     text = (PROJECT / name).read_text()
     pins = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
     assert pins
     assert all(re.match(r"[a-z0-9][a-z0-9._-]*==\S+", line) and line.endswith("\\") for line in pins)
     assert "://" not in text
+
+
+def test_the_node_peer_is_pinned_to_exact_versions_without_a_file_of_addresses() -> None:
+    folder = PROJECT / "bench" / "peers" / "bullmq"
+    needs = json.loads((folder / "package.json").read_text())["dependencies"]
+    assert set(needs) == {"bullmq", "ioredis", "pg"}
+    assert all(re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", version) for version in needs.values())
+    assert not (folder / "package-lock.json").exists()
 
 
 def test_every_direct_dependency_is_pinned() -> None:

@@ -1,0 +1,33 @@
+"""mass: thousands of deals of one symbol cross in one tick."""
+
+from __future__ import annotations
+
+from bench.figures import Figure
+from bench.parts.trigger import start, trigger
+from bench.stage import Stage
+
+
+def run(stage: Stage) -> None:
+    """Closures a second from the tick's receipt to the last commit, for each size."""
+    for deals in stage.options.sizes(5_000, 100_000):
+        stage.world.reset()
+        with stage.scene():
+            symbol = stage.world.symbols[0]
+            stage.world.add_close(symbol, deals)
+            prices = start(stage, stage.options.workers)
+            closed = trigger(stage, prices, symbol, deals, f"mass {deals}")
+            found = stage.world.one("SELECT count(*) FROM deals WHERE detector = 'sweep'")
+            note = closed.usage.text(stage.cores) + (f"; {found:.0f} found by the sweep" if found else "")
+            stage.figures += [
+                Figure(
+                    "mass",
+                    f"{deals:,} in one tick",
+                    closed.per_s,
+                    "closures/s",
+                    15_000,
+                    40_000,
+                    more_is_better=True,
+                    note=note,
+                ),
+                Figure("mass", f"{deals:,}: tick to last commit", closed.seconds * 1000, "ms"),
+            ]

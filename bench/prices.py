@@ -1,0 +1,53 @@
+"""`python -m bench.prices SYMBOL,…`: the prices process with the bench's market instead of an exchange.
+
+The same engine as `manage.py run_prices` starts. Reads commands from standard input and answers on standard output, one
+JSON object a line; ends with its input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import django
+
+from bench.market import Market
+
+
+async def run(symbols: list[str]) -> None:
+    """Drive these symbols until told to end."""
+    from workers.engine import PriceEngine, next_token
+
+    engine = PriceEngine(symbols, token=await asyncio.to_thread(next_token))
+    market = Market(symbols, answer=_say, backlog=lambda: engine.backlog, drained=engine.flush)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, engine.stop)
+    reading = asyncio.create_task(_read(market, engine.stop))
+    try:
+        await engine.run(market)
+    finally:
+        reading.cancel()
+
+
+async def _read(market: Market, stop: Any) -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        market.commands.put_nowait(json.loads(line))
+    stop()  # the bench has ended
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cryptocraze.settings")
+    django.setup()
+    asyncio.run(run(sys.argv[1].split(",")))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -61,20 +60,6 @@ CANNOT_BE_SAID: Final = frozenset(
     }
 )
 """Codes of 400 for requests that are right by the document: JSON Schema has no words for what they lack."""
-
-
-class OnlyTheHead:
-    """The application, but for event streams, which never end: of these the head is answered, and the stream closed."""
-
-    def __init__(self) -> None:
-        self._application = WSGIHandler()
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        response = self._application(environ, start_response)
-        if response.headers.get("Content-Type", "").startswith("text/event-stream"):
-            response.close()
-            return [b""]
-        return response
 
 
 @dataclass
@@ -173,7 +158,7 @@ class Examiner:
         load_all_checks()
         config = schemathesis.Config.from_dict(CONFIG)
         json = {"Accept": "application/vnd.oai.openapi+json"}
-        self.schema = schemathesis.openapi.from_wsgi("/api/schema", OnlyTheHead(), config=config, headers=json)
+        self.schema = schemathesis.openapi.from_wsgi("/api/schema", WSGIHandler(), config=config, headers=json)
         self.world = world
         self.report = Report()
         self._turn = 0

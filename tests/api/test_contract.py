@@ -12,8 +12,10 @@ from servers import Process
 
 from monitoring.api import control_views
 
-UNREACHED = {"GET /api/admin/workers/health": {200}}
-"""A healthy system needs every process; `tests/broker/test_health.py` has it."""
+UNREACHED = {"GET /api/admin/workers/health": {200}, "GET /api/admin/workers/monitor/stream": {200}}
+"""A healthy system needs every process, and a stream an ASGI server: `tests/broker/test_health.py` and
+`tests/broker/stream/` have them.
+"""
 
 
 @pytest.fixture

@@ -197,10 +197,13 @@ class Expected:
             for deal_id, held in self.book.items()
             if self.deals[deal_id].symbol == symbol and crosses(price, held.upper, held.lower)
         ]
+        fired = []
         for deal_id in crossed:
             entry = Entry(self.book.pop(deal_id).version, price, "tick")
-            self.fired[deal_id] = self.engine_fired[deal_id] = entry
-        return crossed
+            if deal_id not in self.fired or self.fired[deal_id].version < entry.version:
+                self.fired[deal_id] = self.engine_fired[deal_id] = entry
+                fired.append(deal_id)
+        return fired
 
     # --- what users and operators do --------------------------------------------------------------------------------
 
@@ -290,6 +293,8 @@ class Expected:
         entry = self.fired.get(deal.id)
         if entry is not None and entry.version >= deal.version:
             self._held(deal)
+            if deal.id in self.book and self.book[deal.id].version <= entry.version:
+                del self.book[deal.id]
             return
         self.fired.pop(deal.id, None)
         self.book.pop(deal.id, None)
@@ -345,15 +350,23 @@ class Expected:
             if deal.watched or deal.id in self.book:
                 self.arm(deal)
 
-    def redis_emptied(self) -> None:
-        """The prices process lives on and gives back what it knows, each price as a bucket of its own."""
+    def redis_forgets(self) -> None:
+        """Everything: prices, book, what had fired, the state."""
+        self.state_in_redis = ""
+        self.ticks = {symbol: [] for symbol in self.symbols}
+        self.buckets = {symbol: [] for symbol in self.symbols}
+        self.quoted = set()
+        self.fired = {}
+        self.book = {}
+        self.book_lost = True
+
+    def redis_gets_back(self) -> None:
+        """What the prices process knows: what fired by its ticks, and each price as a bucket of its own."""
         self.state_in_redis = self.state
         self.ticks = {symbol: list(ticks) for symbol, ticks in self.engine_ticks.items()}
         self.buckets = {symbol: list(ticks) for symbol, ticks in self.engine_ticks.items()}
         self.quoted = {symbol for symbol, ticks in self.ticks.items() if ticks}
-        self.fired = dict(self.engine_fired)
-        self.book = {}
-        self.book_lost = True
+        self.fired = self.engine_fired | self.fired
 
     def engine_replaced(self) -> None:
         """Another prices process, which remembers nothing."""

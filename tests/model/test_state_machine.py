@@ -221,7 +221,7 @@ class DomainMachine(RuleBasedStateMachine):
     # --- faults -----------------------------------------------------------------------------------------------------
 
     @rule(
-        kind=st.sampled_from(["book", "book", "redis", "redis", "silence", "engine", "zombie"]),
+        kind=st.sampled_from(["book", "book", "redis", "redis", "flush", "flush", "silence", "engine", "zombie"]),
         pick=picks,
         price=prices,
     )
@@ -232,7 +232,10 @@ class DomainMachine(RuleBasedStateMachine):
                 del self.expected.book[deal_id]
         elif kind == "redis":
             self.real.empty_redis()
-            self.expected.redis_emptied()
+            self.expected.redis_forgets()
+            self.expected.redis_gets_back()
+        elif kind == "flush":
+            self.redis_is_flushed(noticed_late=bool(pick % 2))
         elif kind == "silence":
             self.real.be_silent(silent=True)
             self.expected.silent = True
@@ -241,6 +244,17 @@ class DomainMachine(RuleBasedStateMachine):
             self.expected.engine_replaced()
         elif kind == "zombie":
             self.real.former_tick(SYMBOLS[pick % 2], price)
+
+    def redis_is_flushed(self, *, noticed_late: bool) -> None:
+        """Without a restart; the sweep and the rebuild may come before the prices process has noticed."""
+        connect().flushall()
+        self.expected.redis_forgets()
+        if noticed_late:
+            self.sweep(0)
+            self.upkeep("rebuild")
+        self.real.notice_flush()
+        self.expected.redis_gets_back()
+        self.expected.rebuild()
 
     # --- what must hold after every step ------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ class Recovery:
     def __init__(self, engine: PriceEngine) -> None:
         self._engine = engine
         self._rebuilding: asyncio.Task[None] | None = None
+        self._anew = False
 
     @property
     def is_due(self) -> bool:
@@ -55,6 +56,7 @@ class Recovery:
                     return
                 await in_thread(system.refresh_state)
                 fired = await engine.memory.put_back(redis, engine.token)
+                self._anew |= engine.link.forgotten  # a rebuild that has begun does not know what is back now
                 engine.link.accept(run_id)
                 engine.outage.redis_restored()
         log.warning("prices.redis_restored", run_id=run_id, fired=len(fired))
@@ -63,10 +65,13 @@ class Recovery:
     async def see_to_book(self) -> None:
         """Begin to rebuild a book that is not of this run of Redis: the workers may be back later than this process.
 
-        Raises RedisError.
+        Also one that was rebuilt before the prices were put back: what only they show, it has armed instead of fired.
+        When another process is at it, this is to be called again. Raises RedisError.
         """
         link = self._engine.link
-        if self._rebuilding is None and await link.client.get(keys.book_epoch()) != link.run_id:
+        if self._rebuilding is not None:
+            return
+        if self._anew or await link.client.get(keys.book_epoch()) != link.run_id:
             self._rebuilding = asyncio.create_task(self._rebuild())
 
     async def end(self) -> None:
@@ -75,9 +80,12 @@ class Recovery:
             await asyncio.wait([self._rebuilding])
 
     async def _rebuild(self) -> None:
+        anew, self._anew = self._anew, False
         try:
-            await in_thread(reconcile.reconcile)
+            done = await in_thread(reconcile.rebuild if anew else reconcile.reconcile)
+            self._anew |= done is None
         except (RedisError, DatabaseError) as error:
+            self._anew |= anew
             log.warning("prices.rebuild_failed", error=str(error))
         finally:
             self._rebuilding = None

@@ -154,9 +154,9 @@ def _window(symbol: str, price: dict[str, str], closed: Sequence[Any], position:
         for entry_id, fields in closed
     ]
     buckets.append(Bucket(symbol, int(price["b_seq"]), Decimal(price["b_low"]), Decimal(price["b_high"])))
-    # A bucket counts unless the next one begins at or before the position: then all of it was seen.
-    following = [bucket.first_seq for bucket in buckets[1:]] + [int(price["seq"]) + 1]
-    unseen = [bucket for bucket, end in zip(buckets, following, strict=True) if end > position + 1]
+    # From the bucket that holds the position on: it may have grown. What was seen of it before is found again only if
+    # Redis has lost it since: what was settled is not watched, and what has fired stays.
+    held = bisect_right(buckets, position, key=attrgetter("first_seq")) - 1
     gap_seq = int(price.get("gap_seq", 0))
     return SymbolWindow(
         symbol=symbol,
@@ -165,7 +165,7 @@ def _window(symbol: str, price: dict[str, str], closed: Sequence[Any], position:
         received_ms=int(price["received"]),
         trade_id=int(price["trade_id"]) if price["trade_id"] else None,
         seq=int(price["seq"]),
-        buckets=unseen,
+        buckets=buckets[max(held, 0) :],
         gap_ms=int(price["gap"]) if gap_seq > position else 0,
         gap_seq=gap_seq,
     )

@@ -13,6 +13,7 @@ from domain import new_account
 from market import BTC, ETH, NOT_IN_BOOK, Market, in_book, lose_from_book, row
 from redis.exceptions import RedisError
 from servers import Process, Valkey, wait_until
+from sweeping import other_session
 
 from deals import services
 from deals.models import Account, Deal, Monitoring
@@ -271,3 +272,60 @@ def test_what_is_settled_is_forgotten_and_not_put_back(market: Market, own_valke
     restart_empty_and_recover(market, own_valkey)
     assert book.all_fired() == {}
     assert market.flush() == []
+
+
+def test_a_book_rebuilt_before_the_prices_were_put_back_is_rebuilt_again(market: Market, clock: TapeClock) -> None:
+    """What the sweep found is in Redis only: without the prices a rebuild arms it like any other deal."""
+    deal = market.open(new_account(), take_profit="110")
+    lose_from_book(deal)
+    market.tick("111", "100")
+    assert sweep.sweep(clock=clock).found_ids == [deal.pk]
+    connect().flushall()
+    assert sweep.sweep(clock=clock).book_lost
+    reconcile.reconcile()
+    assert in_book(deal.pk) == (110.0, None, "1")
+    market.hold()  # the leases show that it was emptied
+    market.run(market.engine.recovery.run())
+    market.run(market.engine.recovery.end())
+    assert book.all_fired()[deal.pk].price == "110"
+    assert in_book(deal.pk) == NOT_IN_BOOK
+
+
+def test_a_rebuild_of_the_prices_process_waits_for_one_that_began_before(market: Market, clock: TapeClock) -> None:
+    deal = market.open(new_account(), take_profit="110")
+    lose_from_book(deal)
+    market.tick("111", "100")
+    assert sweep.sweep(clock=clock).found_ids == [deal.pk]
+    connect().flushall()
+    market.hold()
+    recovery = market.engine.recovery
+    with other_session() as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [reconcile.RECONCILE_LOCK])
+        market.run(recovery.run())
+        market.run(recovery.end())
+        connect().set(keys.book_epoch(), system.server_run_id())  # as the other one ends
+    market.run(recovery.see_to_book())
+    market.run(recovery.end())
+    assert book.all_fired()[deal.pk].price == "110"
+
+
+@pytest.mark.parametrize("swept_first", [False, True], ids=["at once", "after sweep and rebuild"])
+def test_what_fired_before_redis_was_flushed_closes_at_its_price(
+    market: Market, clock: TapeClock, *, swept_first: bool
+) -> None:
+    """Without a restart of Redis, and though the price has come back."""
+    deal = market.open(new_account(), take_profit="110")
+    [fired] = market.tick("111")
+    market.tick("100")
+    assert sweep.sweep(clock=clock).found == 0
+    connect().flushall()
+    if swept_first:
+        assert sweep.sweep(clock=clock).book_lost
+        reconcile.reconcile()
+        market.run(market.engine.memory.forget_settled(market.engine.link.client, keys.lease(BTC), market.engine.owner))
+    market.hold()
+    market.run(market.engine.recovery.run())
+    market.run(market.engine.recovery.end())
+    assert book.all_fired() == {deal.pk: fired}
+    [closure] = settle([fired.due()]).closed
+    assert (closure.price, closure.detector) == (Decimal(111), "tick")

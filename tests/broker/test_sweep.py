@@ -134,6 +134,29 @@ def test_a_sweep_that_was_away_finds_what_happened_in_closed_buckets(
     assert book.all_fired()[deal.pk].price == "110"
 
 
+@pytest.mark.parametrize("other_symbol_ticks", [True, False])
+def test_what_the_last_sweep_found_and_redis_has_lost_since_is_found_again(
+    market: Market, trader: Account, clock: TapeClock, *, other_symbol_ticks: bool
+) -> None:
+    """Its bucket holds the position and is looked at again, whoever got the next number."""
+    market.tick("100")
+    deal = market.open(trader, take_profit="110")
+    lose_from_book(deal)
+    market.tick("111", "100")
+    assert swept(clock).found_ids == [deal.pk]
+    book.clear_fired([(deal.pk, 1)])
+    assert swept(clock).found == 0  # nothing new has come
+    if other_symbol_ticks:
+        market.tick("50", symbol=ETH)
+    clock.set(clock.now_ms() + 300)
+    market.tick("101")
+    assert swept(clock).found_ids == [deal.pk]
+    assert book.all_fired()[deal.pk].price == "110"
+    clock.set(clock.now_ms() + 300)
+    market.tick("102")
+    assert swept(clock).found == 0
+
+
 def test_the_position_moves_on_only_with_what_was_found_in_fired(
     market: Market, trader: Account, clock: TapeClock
 ) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 COMMISSION = Fraction(5, 10_000)
 MAX_MONITORING_MS = 24 * 3600 * 1000
+BUCKET_MS = 250
 
 
 class Entry(NamedTuple):
@@ -22,6 +23,14 @@ class Entry(NamedTuple):
     version: int
     price: Decimal
     detector: str
+
+
+class Tick(NamedTuple):
+    """A price, numbered over all symbols, and when it came."""
+
+    number: int
+    price: Decimal
+    at_ms: int
 
 
 class Held(NamedTuple):
@@ -120,8 +129,10 @@ class Expected:
         self.state_in_redis = "running"
         self.silent = False
         self.numbers = 0
-        self.ticks: dict[str, list[tuple[int, Decimal]]] = {symbol: [] for symbol in self.symbols}
-        self.engine_ticks: dict[str, list[tuple[int, Decimal]]] = {symbol: [] for symbol in self.symbols}
+        self.ticks: dict[str, list[Tick]] = {symbol: [] for symbol in self.symbols}
+        self.engine_ticks: dict[str, list[Tick]] = {symbol: [] for symbol in self.symbols}
+        self.buckets: dict[str, list[Tick]] = {symbol: [] for symbol in self.symbols}  # the first price of each
+        self.quoted: set[str] = set()  # whose bucket has ended because somebody has read the price
         self.swept: dict[str, int] = dict.fromkeys(self.symbols, 0)
         self.book: dict[int, Held] = {}
         self.book_lost = False
@@ -150,23 +161,35 @@ class Expected:
             min([*profits, Decimal(0)]),
         )
 
-    def quote(self, symbol: str) -> tuple[int, Decimal]:
+    def quote(self, symbol: str) -> Tick:
+        """What is opened or amended at it is watched from exactly the next price on."""
+        self.end_bucket(symbol)
         if self.silent or not self.ticks[symbol]:
             raise Refused
         return self.ticks[symbol][-1]
 
+    def end_bucket(self, symbol: str) -> None:
+        if self.ticks[symbol]:
+            self.quoted.add(symbol)
+
     def prices_since(self, deal: ExpectedDeal, number: int = 0) -> list[Decimal]:
-        after = max(deal.watched_from, number)
-        return [price for number, price in self.ticks[deal.symbol] if number > after]
+        """What came after the price that the deal was checked against, and not before the one of that number."""
+        after = max(deal.watched_from, number - 1)
+        return [tick.price for tick in self.ticks[deal.symbol] if tick.number > after]
 
     # --- prices ---------------------------------------------------------------------------------------------------
 
-    def tick(self, symbol: str, price: Decimal) -> list[int]:
+    def tick(self, symbol: str, price: Decimal, at_ms: int) -> list[int]:
         """The deals that it fires."""
         self.silent = False
         self.numbers += 1
-        self.ticks[symbol].append((self.numbers, price))
-        self.engine_ticks[symbol].append((self.numbers, price))
+        tick = Tick(self.numbers, price, at_ms)
+        self.ticks[symbol].append(tick)
+        self.engine_ticks[symbol].append(tick)
+        buckets = self.buckets[symbol]
+        if not buckets or symbol in self.quoted or at_ms - buckets[-1].at_ms >= BUCKET_MS:
+            buckets.append(tick)
+            self.quoted.discard(symbol)
         if self.state_in_redis != "running":
             return []
         crossed = [
@@ -174,23 +197,28 @@ class Expected:
             for deal_id, held in self.book.items()
             if self.deals[deal_id].symbol == symbol and crosses(price, held.upper, held.lower)
         ]
+        fired = []
         for deal_id in crossed:
             entry = Entry(self.book.pop(deal_id).version, price, "tick")
-            self.fired[deal_id] = self.engine_fired[deal_id] = entry
-        return crossed
+            if deal_id not in self.fired or self.fired[deal_id].version < entry.version:
+                self.fired[deal_id] = self.engine_fired[deal_id] = entry
+                fired.append(deal_id)
+        return fired
 
     # --- what users and operators do --------------------------------------------------------------------------------
 
     def check_open(self, deal: ExpectedDeal) -> None:
         """Raise `Refused` unless a deal may be opened so."""
+        quote = self.quote(deal.symbol)
         self._require_running()
-        self._require_right_side(deal.direction, (deal.take_profit, deal.stop_loss), self.quote(deal.symbol)[1])
+        self._require_right_side(deal.direction, (deal.take_profit, deal.stop_loss), quote.price)
         if self.balance(deal.account) < deal.amount:
             raise Refused
 
     def open(self, deal: ExpectedDeal, *, arming: bool) -> None:
         """A deal that was opened at the current price."""
-        deal.watched_from, deal.open_price = self.quote(deal.symbol)
+        quote = self.quote(deal.symbol)
+        deal.watched_from, deal.open_price = quote.number, quote.price
         deal.monitoring = "pending" if deal.has_levels else "none"
         deal.record("opened")
         self.deals[deal.id] = deal
@@ -199,15 +227,15 @@ class Expected:
             self.arm(deal)
 
     def amend(self, deal: ExpectedDeal, levels: Levels, now_ms: int, *, arming: bool) -> None:
-        number, price = self.quote(deal.symbol)
+        quote = self.quote(deal.symbol)
         self._require_running()
         self._require_open(deal)
         if levels == (deal.take_profit, deal.stop_loss):
             return
-        self._require_right_side(deal.direction, levels, price)
+        self._require_right_side(deal.direction, levels, quote.price)
         deal.take_profit, deal.stop_loss = levels
         deal.version += 1
-        deal.watched_from, deal.expires_ms = number, now_ms + MAX_MONITORING_MS
+        deal.watched_from, deal.expires_ms = quote.number, now_ms + MAX_MONITORING_MS
         if deal.monitoring != "removed":
             deal.monitoring = "pending" if deal.has_levels else "none"
         deal.record("amended")
@@ -215,11 +243,11 @@ class Expected:
             self.arm(deal)
 
     def close_by_hand(self, deal: ExpectedDeal, *, arming: bool) -> None:
-        _number, price = self.quote(deal.symbol)
+        quote = self.quote(deal.symbol)
         self._require_open(deal)
         if self.state == "halted":
             raise Refused
-        self._close(deal, Entry(deal.version, price, "manual"), "manual")
+        self._close(deal, Entry(deal.version, quote.price, "manual"), "manual")
         if arming:
             self.arm(deal)
 
@@ -234,7 +262,7 @@ class Expected:
             self.arm(deal)
 
     def add(self, deal: ExpectedDeal, now_ms: int, *, arming: bool) -> None:
-        number, _price = self.quote(deal.symbol)
+        quote = self.quote(deal.symbol)
         self._require_running()
         self._require_open(deal)
         if not deal.has_levels:
@@ -242,18 +270,20 @@ class Expected:
         if deal.watched:
             return
         deal.version += 1
-        deal.watched_from, deal.expires_ms = number, now_ms + MAX_MONITORING_MS
+        deal.watched_from, deal.expires_ms = quote.number, now_ms + MAX_MONITORING_MS
         deal.monitoring = "pending"
         if arming:
             self.arm(deal)
 
     def resume(self) -> None:
         """Watched deals are watched from this moment on, except for what had fired."""
+        for symbol in self.symbols:
+            self.end_bucket(symbol)
         if self.state == "running":
             return
         for deal in self.deals.values():
             if deal.watched and deal.id not in self.fired and self.ticks[deal.symbol]:
-                deal.watched_from = max(deal.watched_from, self.ticks[deal.symbol][-1][0])
+                deal.watched_from = max(deal.watched_from, self.ticks[deal.symbol][-1].number)
         self.state = self.state_in_redis = "running"
 
     # --- what the system does -------------------------------------------------------------------------------------
@@ -263,6 +293,8 @@ class Expected:
         entry = self.fired.get(deal.id)
         if entry is not None and entry.version >= deal.version:
             self._held(deal)
+            if deal.id in self.book and self.book[deal.id].version <= entry.version:
+                del self.book[deal.id]
             return
         self.fired.pop(deal.id, None)
         self.book.pop(deal.id, None)
@@ -279,11 +311,11 @@ class Expected:
             self.book[deal.id] = Held(deal.version, deal.upper, deal.lower)
 
     def settle(self, batch: dict[int, Entry]) -> int:
-        """A worker takes a message; how many deals it closes."""
+        """A worker takes a message and closes in the order of the deals' keys; how many it closes."""
         if self.state == "halted":
             return 0
         closed, changed = 0, []
-        for deal_id, entry in batch.items():
+        for deal_id, entry in sorted(batch.items()):
             deal = self.deals[deal_id]
             if deal.watched and deal.version == entry.version:
                 stop = deal.lower if deal.direction == "up" else deal.upper
@@ -318,13 +350,23 @@ class Expected:
             if deal.watched or deal.id in self.book:
                 self.arm(deal)
 
-    def redis_emptied(self) -> None:
-        """The prices process lives on and gives back what it knows."""
-        self.state_in_redis = self.state
-        self.ticks = {symbol: list(ticks) for symbol, ticks in self.engine_ticks.items()}
-        self.fired = dict(self.engine_fired)
+    def redis_forgets(self) -> None:
+        """Everything: prices, book, what had fired, the state."""
+        self.state_in_redis = ""
+        self.ticks = {symbol: [] for symbol in self.symbols}
+        self.buckets = {symbol: [] for symbol in self.symbols}
+        self.quoted = set()
+        self.fired = {}
         self.book = {}
         self.book_lost = True
+
+    def redis_gets_back(self) -> None:
+        """What the prices process knows: what fired by its ticks, and each price as a bucket of its own."""
+        self.state_in_redis = self.state
+        self.ticks = {symbol: list(ticks) for symbol, ticks in self.engine_ticks.items()}
+        self.buckets = {symbol: list(ticks) for symbol, ticks in self.engine_ticks.items()}
+        self.quoted = {symbol for symbol, ticks in self.ticks.items() if ticks}
+        self.fired = self.engine_fired | self.fired
 
     def engine_replaced(self) -> None:
         """Another prices process, which remembers nothing."""
@@ -337,9 +379,17 @@ class Expected:
         self.engine_fired = {key: entry for key, entry in self.engine_fired.items() if key in self.fired}
 
     def _find(self) -> list[int]:
+        """What new prices reached. A bucket is looked at whole: the one that the last sweep ended in once more.
+
+        That finds again what the last sweep had found and Redis has lost since.
+        """
         found = []
         for deal in self.deals.values():
-            price = price_found_afterwards(deal, self.prices_since(deal, self.swept[deal.symbol]))
+            swept, ticks = self.swept[deal.symbol], self.ticks[deal.symbol]
+            if not ticks or ticks[-1].number <= swept:
+                continue
+            begins = max((tick.number for tick in self.buckets[deal.symbol] if tick.number <= swept), default=0)
+            price = price_found_afterwards(deal, self.prices_since(deal, begins))
             entry = self.fired.get(deal.id)
             if deal.watched and price is not None and (entry is None or entry.version < deal.version):
                 self.fired[deal.id] = Entry(deal.version, price, "sweep")
@@ -348,7 +398,7 @@ class Expected:
                     found.append(deal.id)
         for symbol, ticks in self.ticks.items():
             if ticks:
-                self.swept[symbol] = max(self.swept[symbol], ticks[-1][0])
+                self.swept[symbol] = max(self.swept[symbol], ticks[-1].number)
         return found
 
     def _end_expired(self, now_ms: int) -> None:

@@ -228,6 +228,14 @@ class Real:
         self.market.hold()
         send_closures(self.market.flush())
 
+    def notice_flush(self) -> None:
+        """What the prices process does within a second of a FLUSHALL: the leases show it."""
+        self.market.hold()
+        assert self.market.engine.link.forgotten
+        self.market.run(self.market.engine.recovery.run())
+        self.market.run(self.market.engine.recovery.end())
+        send_closures(self.market.flush())
+
     def replace_engine(self, *, in_order: bool) -> None:
         """Another prices process; the one before ended, or lives on behind an expired lease."""
         if self.former is not None:

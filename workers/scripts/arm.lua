@@ -68,6 +68,11 @@ for i, id in ipairs(ids) do
     local in_fired = entry and tonumber(string.match(entry, '^%d+')) or 0
     if in_fired >= tonumber(version) then
         if in_fired == tonumber(version) then held[#held + 1] = id end
+        if versions[i] and in_book <= in_fired then  -- an older book came back, or was rebuilt before `fired`
+            redis.call('ZREM', KEYS[6], id)
+            redis.call('ZREM', KEYS[7], id)
+            redis.call('HDEL', KEYS[8], id)
+        end
     elseif in_book <= tonumber(version) then
         if entry then
             redis.call('HDEL', KEYS[2], id)

@@ -1,5 +1,6 @@
 -- Takes checked ticks in order: stores each price, widens the symbol's bucket, and moves every deal whose trigger a tick
--- reached out of both sets of the book into `fired`. Atomic.
+-- reached out of both sets of the book into `fired`. Atomic. What had fired at that version keeps its price: a book that came
+-- back with older data, or was rebuilt before `fired` was put back, holds it again.
 --
 -- KEYS  1 state  2 fired  3 fired_at, then for each symbol: price, window, upper, lower, versions, lease; then, where what
 --       fires is to be told, events
@@ -55,15 +56,22 @@ local function fire(s, ids, tail)
     for from = 1, #ids, CHUNK do
         local chunk = {unpack(ids, from, math.min(from + CHUNK - 1, #ids))}
         local versions = redis.call('HMGET', s.versions, unpack(chunk))
+        local present = redis.call('HMGET', KEYS[2], unpack(chunk))
         local entries, times = {}, {}
         for i, id in ipairs(chunk) do
-            local entry = (versions[i] or '0') .. tail
-            entries[#entries + 1], entries[#entries + 2] = id, entry
-            times[#times + 1], times[#times + 2] = now, id
-            fired[#fired + 1], fired[#fired + 2] = id, entry
+            local version = versions[i] or '0'
+            local fired_version = present[i] and tonumber(string.match(present[i], '^%d+')) or -1
+            if fired_version < tonumber(version) then
+                local entry = version .. tail
+                entries[#entries + 1], entries[#entries + 2] = id, entry
+                times[#times + 1], times[#times + 2] = now, id
+                fired[#fired + 1], fired[#fired + 2] = id, entry
+            end
         end
-        redis.call('HSET', KEYS[2], unpack(entries))
-        redis.call('ZADD', KEYS[3], unpack(times))
+        if #entries > 0 then
+            redis.call('HSET', KEYS[2], unpack(entries))
+            redis.call('ZADD', KEYS[3], unpack(times))
+        end
         redis.call('ZREM', s.upper, unpack(chunk))
         redis.call('ZREM', s.lower, unpack(chunk))
         redis.call('HDEL', s.versions, unpack(chunk))

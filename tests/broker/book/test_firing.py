@@ -49,6 +49,34 @@ def test_what_fired_holds_version_price_text_trade_and_times(market: Market, clo
     assert waits() == {"7"}
 
 
+def test_what_has_fired_keeps_its_price_when_an_older_book_holds_it_again(market: Market, clock: TapeClock) -> None:
+    """As after a restart of Redis with older data: `fired` is put back before the book is rebuilt."""
+    book.arm([row(1, "110"), row(2, "110")], clock=clock)
+    [first, _] = market.tick("111")
+    connect().hdel(keys.fired(), "1", "2")
+    again = {"watched_from_seq": market.seq()}
+    book.arm([row(1, "110", **again), row(2, "110", watch_version=2, **again)], clock=clock)
+    connect().hset(keys.fired(), "1", first.entry)
+    connect().hset(keys.fired(), "2", first.entry)
+    clock.set(NOW + 60_000)
+    assert [(item.deal_id, item.version, item.price) for item in market.tick("115")] == [(2, 2, "115")]
+    assert book.all_fired()[1] == first
+    assert in_book(1) == in_book(2) == NOT_IN_BOOK
+
+
+def test_arming_what_has_fired_takes_it_out_of_an_older_book(market: Market, clock: TapeClock) -> None:
+    book.arm([row(1, "110")], clock=clock)
+    [first] = market.tick("111")
+    connect().hdel(keys.fired(), "1")
+    market.tick("100")
+    book.arm([row(1, "110", watched_from_seq=market.seq())], clock=clock)
+    assert in_book(1) == (110.0, None, "1")
+    connect().hset(keys.fired(), "1", first.entry)
+    assert [held.id for held in book.arm([row(1, "110")], clock=clock).held] == [1]
+    assert book.all_fired() == {1: first}
+    assert in_book(1) == NOT_IN_BOOK
+
+
 def test_another_symbols_deals_are_left_alone(market: Market, clock: TapeClock) -> None:
     book.arm([row(1, "110"), row(2, "110", symbol=ETH)], clock=clock)
     assert [item.deal_id for item in market.tick("500")] == [1]

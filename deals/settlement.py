@@ -65,6 +65,7 @@ class Closure(NamedTuple):
     price: Decimal
     profit: Decimal
     notification_id: int
+    closed_at: datetime
     latency_ms: float | None
     received_at: datetime | None
     fired_at: datetime | None
@@ -298,6 +299,7 @@ def _closure(closing: _Closing, written: _Written) -> Closure:
         price=closing.due.price,
         profit=closing.outcome.profit,
         notification_id=written.notification_id,
+        closed_at=written.closed_at,
         latency_ms=latency,
         received_at=received_at,
         fired_at=closing.due.fired_at,

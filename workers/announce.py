@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
 
-from django.db import transaction
+import msgspec
+from django.db import connection, transaction
 from django.utils import timezone
 
 from deals.crash_points import crash_point
@@ -16,7 +18,8 @@ from deals.money import plain
 from deals.settlement import Closure
 from workers import events, keys
 from workers.book import Fired
-from workers.redis_client import connect
+from workers.redis_client import PUBLISH, connect
+from workers.sql import statement
 
 PUBLISH_LIMIT = 1000
 
@@ -37,7 +40,7 @@ def publish_closures(closures: Iterable[Closure]) -> None:
         "closures": rows[: events.LISTED],
     }
     with connect().pipeline(transaction=False) as pipe:
-        pipe.publish(keys.closures(), json.dumps(rows, separators=(",", ":")))
+        pipe.publish(keys.closures(), msgspec.json.encode(rows))
         events.add(pipe, "closure", event)
         pipe.execute()
 
@@ -66,12 +69,25 @@ def publish_notifications(deal_ids: Iterable[int] | None = None) -> int:
         rows = list(locked.select_related("deal", "account").order_by("id")[:PUBLISH_LIMIT])
         if not rows:
             return 0
-        with connect().pipeline(transaction=False) as pipe:
-            for row in rows:
-                pipe.publish(keys.notifications(row.account.user_id), json.dumps(_notification(row)))
-            pipe.execute()
-        crash_point("announce.before_commit")
+        _publish(_from_row(row) for row in rows)
         return Notification.objects.filter(pk__in=[row.pk for row in rows]).update(published_at=timezone.now())
+
+
+def publish_settled(closures: Sequence[Closure]) -> int:
+    """Publish the notifications of what a settlement has just closed, without reading them; returns how many.
+
+    The same promise as `publish_notifications`: the rows are marked, and so locked, while they go out, and what does
+    not go out is not marked. Must not run inside a transaction. Raises redis.RedisError.
+    """
+    if not closures:
+        return 0
+    with transaction.atomic(durable=True):
+        with connection.cursor() as cursor:
+            cursor.execute(statement("claim_notifications"), {"ids": [item.notification_id for item in closures]})
+            mine = {row[0] for row in cursor.fetchall()}
+        if mine:
+            _publish(_from_closure(item) for item in closures if item.notification_id in mine)
+    return len(mine)
 
 
 def _closure(closure: Closure) -> dict[str, Any]:
@@ -87,15 +103,66 @@ def _closure(closure: Closure) -> dict[str, Any]:
     }
 
 
-def _notification(row: Notification) -> dict[str, Any]:
+class _Told(NamedTuple):
+    """What a user is told, wherever it was read."""
+
+    user_id: int
+    id: int
+    kind: str
+    deal_id: int
+    symbol: str
+    close_reason: str | None
+    close_price: Decimal | None
+    profit: Decimal | None
+    created_at: datetime
+
+
+def _from_row(row: Notification) -> _Told:
     deal = row.deal
+    return _Told(
+        user_id=row.account.user_id,
+        id=row.pk,
+        kind=row.kind,
+        deal_id=deal.pk,
+        symbol=deal.symbol,
+        close_reason=deal.close_reason,
+        close_price=deal.close_price,
+        profit=deal.profit,
+        created_at=row.created_at,
+    )
+
+
+def _from_closure(closure: Closure) -> _Told:
+    return _Told(
+        user_id=closure.user_id,
+        id=closure.notification_id,
+        kind=Notification.Kind.DEAL_CLOSED.value,
+        deal_id=closure.deal_id,
+        symbol=closure.symbol,
+        close_reason=closure.reason,
+        close_price=closure.price,
+        profit=closure.profit,
+        created_at=closure.closed_at,
+    )
+
+
+def _publish(told: Iterable[_Told]) -> None:
+    """Each to its user's channel, in one round trip, before the transaction that marks them commits."""
+    args: list[str | bytes] = []
+    for item in told:
+        args += [keys.notifications(item.user_id), msgspec.json.encode(_message(item))]
+    PUBLISH.run(connect(), [], args)
+    crash_point("announce.before_commit")
+
+
+def _message(told: _Told) -> dict[str, Any]:
     return {
-        "id": row.pk,
-        "kind": row.kind,
-        "dealId": deal.pk,
-        "symbol": deal.symbol,
-        "closeReason": deal.close_reason,
-        "closePrice": None if deal.close_price is None else plain(deal.close_price),
-        "profit": None if deal.profit is None else plain(deal.profit),
-        "createdAt": row.created_at.isoformat(),
+        "id": told.id,
+        "kind": told.kind,
+        "dealId": told.deal_id,
+        "symbol": told.symbol,
+        "closeReason": told.close_reason,
+        "closePrice": None if told.close_price is None else plain(told.close_price),
+        "profit": None if told.profit is None else plain(told.profit),
+        "createdAt": told.created_at.isoformat(),
     }

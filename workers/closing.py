@@ -38,8 +38,7 @@ def announce_closures(closed: list[Closure]) -> None:
     """Publish closures and notifications; what does not go out is published by the sweep."""
     try:
         announce.publish_closures(closed)
-        if closed:
-            announce.publish_notifications([closure.deal_id for closure in closed])
+        announce.publish_settled(closed)
     except RedisError as error:
         counters.note(counters.PUBLISH_ERRORS, "announcement")
         log.warning("closures.not_announced", deals=len(closed), error=str(error))

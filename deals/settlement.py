@@ -136,20 +136,36 @@ def settle(batch: Sequence[Due], *, started_at: datetime | None = None) -> Repor
     report, settlement_ids = retry_conflicts(lambda: _settle_once(by_id, began_at))
     crash_point("settle.after_commit")
     report.started_at, report.committed_at = began_at, _record_commit(settlement_ids)
-    for closure in report.closed:
-        log.info(
-            "deal.closed", deal_id=closure.deal_id, symbol=closure.symbol, reason=closure.reason,
-            detector=closure.detector, price=money.plain(closure.price), profit=money.plain(closure.profit),
-            latency_ms=closure.latency_ms,
-        )  # fmt: skip
-    for deal_id in report.gone:
-        log.info("deal.skipped", deal_id=deal_id, why="not open any more")
-    for deal_id in report.changed:
-        log.info("deal.skipped", deal_id=deal_id, why="changed since it fired")
+    _log(report)
     if report.closed:
         # The deals are closed whatever a receiver makes of it; Django logs its error.
         transaction.on_commit(lambda: settled.send_robust(sender=None, report=report))
     return report
+
+
+def _log(report: Report) -> None:
+    """One line for all deals that closed alike, with every deal's number: a line each would cost a mass trigger more
+    than its prices do. Of several deals `profit` is the sum and `latency_ms` the longest.
+    """
+    alike: dict[tuple[str, str, str, Decimal], list[Closure]] = {}
+    for closure in report.closed:
+        alike.setdefault((closure.symbol, closure.reason, closure.detector, closure.price), []).append(closure)
+    for (symbol, reason, detector, price), closures in alike.items():
+        profit = sum((closure.profit for closure in closures), Decimal(0))
+        latency_ms = max((closure.latency_ms for closure in closures if closure.latency_ms is not None), default=None)
+        log.info(
+            "deal.closed", **_numbers([closure.deal_id for closure in closures]), symbol=symbol, reason=reason,
+            detector=detector, price=money.plain(price), profit=money.plain(profit), latency_ms=latency_ms,
+        )  # fmt: skip
+    if report.gone:
+        log.info("deal.skipped", **_numbers(report.gone), why="not open any more")
+    if report.changed:
+        log.info("deal.skipped", **_numbers(report.changed), why="changed since it fired")
+
+
+def _numbers(deal_ids: list[int]) -> dict[str, Any]:
+    """The fields that name deals: `deal_id` of one, `deals` and `deal_ids` of more."""
+    return {"deal_id": deal_ids[0]} if len(deal_ids) == 1 else {"deals": len(deal_ids), "deal_ids": deal_ids}
 
 
 def retry_conflicts(work: Callable[[], T]) -> T:

@@ -49,6 +49,11 @@ def said(event: str, *workers: Process) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def named(event: str, *workers: Process) -> list[int]:
+    """The deals that the workers named in lines of this name, each as often as it was named."""
+    return sorted(deal_id for line in said(event, *workers) for deal_id in line.get("deal_ids") or [line["deal_id"]])
+
+
 @contextlib.contextmanager
 def locked(deal: Deal) -> Iterator[psycopg.Connection[Any]]:
     """Another session holds the deal's row: whoever settles it waits, in the middle of its work."""
@@ -107,7 +112,10 @@ def test_a_batch_closes_with_money_statistics_history_and_messages(
     assert sorted(message["dealId"] for message in told) == [deal.pk for deal in deals]
     announced = [closure["dealId"] for message in heard if isinstance(message, list) for closure in message]
     assert sorted(announced) == [deal.pk for deal in deals]
-    assert len(said("deal.closed", worker)) == 40
+    assert named("deal.closed", worker) == [deal.pk for deal in deals]
+    [line] = said("deal.closed", worker)
+    assert (line["deals"], line["symbol"], line["reason"], line["price"]) == (40, "BTCUSDT", "take_profit", "111")
+    assert line["profit"] == "4380"  # 40 × 109.5
 
 
 def test_a_message_delivered_twice_and_to_two_workers_closes_once(
@@ -123,12 +131,12 @@ def test_a_message_delivered_twice_and_to_two_workers_closes_once(
     workers = [celery_worker(concurrency=2), celery_worker(concurrency=2)]
     with redis_client.pubsub() as pubsub:
         pubsub.subscribe(*(keys.notifications(trader.user_id) for trader in traders))
-        wait_until(lambda: len(said("deal.skipped", *workers)) + len(said("deal.closed", *workers)) >= 8 * 60)
-    assert len(said("deal.closed", *workers)) == 60
+        wait_until(lambda: len(named("deal.skipped", *workers) + named("deal.closed", *workers)) >= 8 * 60)
     assert open_count() == 0
     assert LedgerEntry.objects.filter(kind="close").count() == 60
     assert Notification.objects.filter(kind="deal_closed").count() == 60
-    assert sorted(line["deal_id"] for line in said("deal.closed", *workers)) == [deal.pk for deal in deals]
+    assert named("deal.closed", *workers) == [deal.pk for deal in deals]
+    assert named("deal.skipped", *workers) == sorted(7 * [deal.pk for deal in deals])
     assert book.all_fired() == {}
     assert not said("closures.retry", *workers)
 
@@ -156,7 +164,7 @@ def test_what_is_not_due_any_more_is_left_alone(
     assert (by_hand.close_reason, by_hand.detector) == ("manual", "manual")
     assert (due.close_reason, due.close_price) == ("take_profit", Decimal(111))
     assert in_book(removed.pk) == NOT_IN_BOOK
-    assert {line["deal_id"] for line in said("deal.skipped", worker)} == {amended.pk, by_hand.pk, removed.pk}
+    assert set(named("deal.skipped", worker)) == {amended.pk, by_hand.pk, removed.pk}
     assert DeadLetter.objects.count() == 0
 
 
@@ -202,7 +210,7 @@ def test_a_poison_deal_blocks_no_other_and_ends_as_a_dead_letter(
     gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(attempts)]
     assert gaps == pytest.approx([2, 4], abs=0.9)
     assert [message["kind"] for message in heard] == ["monitoring_failed"]
-    assert len(said("deal.closed", worker)) == len(others) == 120
+    assert named("deal.closed", worker) == sorted(deal.pk for deal in others)
     assert sweep.sweep(clock=market.clock).found == 0
     Account.objects.filter(pk=poisoned.pk).update(total_volume=0)
 

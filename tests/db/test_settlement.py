@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, connection, transaction
 from domain import NOON, SYMBOL, due, new_account, opened
+from structlog.testing import capture_logs
 
 from deals.models import Account, Deal, LedgerEntry, Notification, Settlement
 from deals.settlement import Due, Report, settle
@@ -218,6 +219,44 @@ class TestABatch:
         before = facts(bystander, sibling)
         settle([due(opened(account, take_profit="110"), "110")])
         assert facts(bystander, sibling) == before
+
+
+class TestTheLog:
+    """Every deal by its number, in as many lines as there are different closings."""
+
+    def test_names_a_single_deal_with_what_it_made(self, account: Account) -> None:
+        deal = opened(account, take_profit="110")
+        with capture_logs() as lines:
+            settle([due(deal, "110.5")])
+        # 1000 × 0.105 − 0.5
+        assert [(line["event"], line["deal_id"], line["price"], line["profit"]) for line in lines] == [
+            ("deal.closed", deal.pk, "110.5", "104.5")
+        ]
+        assert (lines[0]["symbol"], lines[0]["reason"], lines[0]["detector"]) == (SYMBOL, "take_profit", "tick")
+
+    def test_names_all_that_closed_alike_in_one_line_with_their_sum(self, account: Account) -> None:
+        alike = [opened(account, take_profit="110") for _ in range(3)]
+        loser = opened(account, direction="down", stop_loss="110")
+        with capture_logs() as lines:
+            settle([due(deal, "110") for deal in (*alike, loser)])
+        # 3 × (1000 × 0.1 − 0.5)
+        assert [(line.get("deal_ids"), line["reason"], line["profit"]) for line in lines] == [
+            ([deal.pk for deal in alike], "take_profit", "298.5"),
+            (None, "stop_loss", "-100"),
+        ]
+        assert (lines[0]["deals"], lines[1]["deal_id"]) == (3, loser.pk)
+        assert lines[0]["latency_ms"] > 0
+
+    def test_names_what_did_not_close_and_why(self, account: Account) -> None:
+        gone = [opened(account, take_profit="110") for _ in range(2)]
+        changed = opened(account, take_profit="110")
+        settle([due(deal, "110") for deal in gone])
+        with capture_logs() as lines:
+            settle([*(due(deal, "110") for deal in gone), due(changed, "105")])
+        assert [(line["event"], line.get("deal_ids"), line.get("deal_id"), line["why"]) for line in lines] == [
+            ("deal.skipped", [deal.pk for deal in gone], None, "not open any more"),
+            ("deal.skipped", None, changed.pk, "changed since it fired"),
+        ]
 
 
 class TestAPoisonDeal:

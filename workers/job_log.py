@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from workers import counters
 from workers.models import JobLog
+from workers.sql import statement
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +24,6 @@ LOGGED: Final = "workers.close_deals"
 KEEP_COMPLETED: Final = 100
 KEEP_FAILED: Final = 50
 ERROR_LENGTH: Final = 2_000
-COLUMNS: Final = ("task", "deals", "closed", "started_at", "finished_at", "duration_ms", "state", "error")
 
 
 def connect_signals() -> None:
@@ -60,23 +60,28 @@ def _started(task: Any) -> float | None:
     return getattr(task.request, "started_monotonic", None)
 
 
-def _write(task_id: str, task: Any, state: JobLog.State, **facts: Any) -> None:
+def _write(
+    task_id: str, task: Any, state: JobLog.State, *, deals: int | None, closed: int | None = None, error: str = ""
+) -> None:
     now = timezone.now()
     started = _started(task)
     elapsed = None if started is None else timedelta(seconds=time.monotonic() - started)
-    row = JobLog(
-        task_id=task_id,
-        task=task.name,
-        started_at=None if elapsed is None else now - elapsed,
-        finished_at=now,
-        duration_ms=None if elapsed is None else round(elapsed / timedelta(milliseconds=1), 3),
-        state=state,
-        **facts,
-    )
+    row = {
+        "task_id": task_id,
+        "task": task.name,
+        "started_at": None if elapsed is None else now - elapsed,
+        "finished_at": now,
+        "duration_ms": None if elapsed is None else round(elapsed / timedelta(milliseconds=1), 3),
+        "state": state.value,
+        "deals": deals,
+        "closed": closed,
+        "error": error,
+    }
     try:
-        JobLog.objects.bulk_create([row], update_conflicts=True, update_fields=COLUMNS, unique_fields=["task_id"])
-    except DatabaseTrouble as error:
-        log.warning("job_log.not_written", task=task.name, task_id=task_id, error=str(error))
+        with connection.cursor() as cursor:
+            cursor.execute(statement("write_job"), row)
+    except DatabaseTrouble as trouble:
+        log.warning("job_log.not_written", task=task.name, task_id=task_id, error=str(trouble))
 
 
 def trim() -> int:

@@ -163,6 +163,17 @@ def test_clearing_leaves_what_fired_at_a_newer_version(market: Market, clock: Ta
     assert waits() == {"1"}
 
 
+def test_clearing_takes_as_many_as_there_are_and_each_once(market: Market, clock: TapeClock) -> None:
+    ids = range(1, 2_502)
+    book.arm([row(deal_id, "110", watch_version=deal_id % 2 + 1) for deal_id in ids], clock=clock)
+    assert len(market.tick("111")) == 2_501
+    settled = [(deal_id, 1) for deal_id in ids]
+    assert book.clear_fired([(2, 1), *settled]) == 1_250
+    assert waits() == {str(deal_id) for deal_id in ids if deal_id % 2}
+    assert set(fired_now()) == {deal_id for deal_id in ids if deal_id % 2}
+    assert book.clear_fired(settled) == 0
+
+
 def test_what_the_sweep_found_does_not_replace_what_has_fired(market: Market, clock: TapeClock) -> None:
     book.arm([row(1, "110"), row(2, "120")], clock=clock)
     [fired] = market.tick("111")

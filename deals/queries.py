@@ -93,8 +93,11 @@ def _read(deals: QuerySet[Deal], limit: int) -> list[WatchRow]:
     return [WatchRow(*row) for row in rows[:limit]]
 
 
-def due_rows(buckets: Sequence[Bucket], *, limit: int, after: int = 0) -> list[DueRow]:
-    """Watched deals beyond an id whose trigger lies inside the given price buckets, in key order; see due.sql."""
+def due_rows(buckets: Sequence[Bucket], *, limit: int, after: int = 0, but: Sequence[str] = ()) -> list[DueRow]:
+    """Watched deals beyond an id whose trigger lies inside the given price buckets, in key order; see due.sql.
+
+    `but` leaves deals out, each at the version it names only: `id|version`.
+    """
     spans: dict[str, tuple[Decimal, Decimal]] = {}
     for bucket in buckets:
         low, high = spans.get(bucket.symbol, (bucket.low, bucket.high))
@@ -112,6 +115,7 @@ def due_rows(buckets: Sequence[Bucket], *, limit: int, after: int = 0) -> list[D
                 "bucket_highs": [bucket.high for bucket in buckets],
                 "limit": limit,
                 "after": after,
+                "but": list(but),
             },
         )
         return [DueRow(*row) for row in cursor.fetchall()]

@@ -24,6 +24,7 @@ from workers.redis_client import ARM, CLEAR_FIRED, FIRE_FOUND, connect
 log = structlog.get_logger(__name__)
 
 ARM_CHUNK = 500
+FIRED_CHUNK = 2_000
 
 
 class Fired(NamedTuple):
@@ -199,6 +200,15 @@ def all_fired(*, client: Redis | None = None) -> dict[int, Fired]:
     """Everything that has fired and is not settled yet."""
     entries = (client or connect()).hgetall(keys.fired())
     return {fired.deal_id: fired for fired in read_fired((str(key), str(entry)) for key, entry in entries.items())}
+
+
+def fired_versions(*, client: Redis | None = None) -> list[str]:
+    """What was in `fired` all the while that it took to read it, as `id|version`; of the rest some.
+
+    Read piece by piece: while a hundred thousand wait to be settled, ticks need not wait for all of them to be read.
+    """
+    entries = (client or connect()).hscan_iter(keys.fired(), count=FIRED_CHUNK)
+    return [f"{deal_id}|{entry.partition('|')[0]}" for deal_id, entry in entries]
 
 
 def armed_count(symbols: Iterable[str], *, client: Redis | None = None) -> dict[str, int]:

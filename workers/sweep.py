@@ -120,7 +120,7 @@ def _find(clock: Clock, report: SweepReport) -> list[Fired]:
     now_ms = clock.now_ms()
     seen = [window for window in windows.from_redis(settings.SYMBOLS, windows.positions()) if window.is_fresh(now_ms)]
     found: list[Fired] = []
-    for page in windows.due_pages(seen, now_ms):
+    for page in windows.due_pages(seen, now_ms, but=book.fired_versions() if seen else ()):
         fired_now = book.fire_found([item.fired for item in page], now_ms=now_ms)
         if fired_now is None:
             return found

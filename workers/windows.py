@@ -188,13 +188,15 @@ class Found(NamedTuple):
     fired: Fired
 
 
-def due_pages(windows: Sequence[SymbolWindow], now_ms: int) -> Iterator[list[Found]]:
-    """The watched deals that the windows reached, in key order, at most 5,000 at a time."""
+def due_pages(windows: Sequence[SymbolWindow], now_ms: int, but: Sequence[str] = ()) -> Iterator[list[Found]]:
+    """The watched deals that the windows reached, in key order, at most 5,000 at a time, without those of `but`
+    (`id|version`).
+    """
     by_symbol = {window.symbol: window for window in windows}
     buckets = [bucket for window in windows for bucket in window.buckets]
     after, more = 0, bool(buckets)
     while more:
-        due = due_rows(buckets, limit=FOUND_LIMIT, after=after)
+        due = due_rows(buckets, limit=FOUND_LIMIT, after=after, but=but)
         fired = ((row, _as_fired(row, by_symbol[row.symbol], now_ms)) for row in due)
         yield [Found(row, item) for row, item in fired if item is not None]
         more = len(due) == FOUND_LIMIT

@@ -1,5 +1,6 @@
 -- The sweep: watched deals whose trigger lies inside a symbol's price window, whatever the book says. Only buckets that
--- begin after the price a deal was checked against (watched_from_seq) count. Uses deals_watched_upper and _lower.
+-- begin after the price a deal was checked against (watched_from_seq) count. What is known to have fired is left out: `but`
+-- holds `id|version`, which PostgreSQL hashes. Uses deals_watched_upper and _lower.
 -- PostgreSQL can't know how few deals a window reaches and takes a third of them for granted: it would read the whole
 -- table. OFFSET 0 keeps one search a symbol, and `> 0`, true of every trigger, makes it a range, assumed to be narrow; `< 1e12` likewise.
 WITH spans AS MATERIALIZED (
@@ -37,6 +38,8 @@ CROSS JOIN LATERAL (
     FROM buckets
     WHERE buckets.symbol = due.symbol AND buckets.first_seq > due.watched_from_seq
 ) AS reached
-WHERE due.id > %(after)s AND (due.upper_trigger <= reached.high OR due.lower_trigger >= reached.low)
+WHERE due.id > %(after)s
+  AND (due.id || '|' || due.watch_version) <> ALL (%(but)s::text[])
+  AND (due.upper_trigger <= reached.high OR due.lower_trigger >= reached.low)
 ORDER BY due.id
 LIMIT %(limit)s

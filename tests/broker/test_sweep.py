@@ -189,6 +189,24 @@ def test_more_than_fit_one_page_are_found_behind_a_backlog_of_fired_ones(
     assert position() == market.seq()
 
 
+def test_what_fired_before_an_amendment_hides_nothing_that_crosses_after_it(
+    market: Market, trader: Account, clock: TapeClock, settings: Any
+) -> None:
+    market.tick("100")
+    deal = market.open(trader, take_profit="110")
+    market.tick("111")
+    settings.STATIC_ONLY = True  # the process that amended it died before it told the book
+    market.amend(deal, take_profit="115")
+    settings.STATIC_ONLY = False
+    assert market.tick("116") == []
+    assert book.fired_versions() == [f"{deal.pk}|1"]
+    swept(clock)
+    assert book.fired_versions() == [f"{deal.pk}|2"]
+    assert close_what_fired() == [deal.pk]
+    deal.refresh_from_db()
+    assert (deal.close_price, deal.detector) == (Decimal(116), "sweep")
+
+
 def test_a_stale_symbol_waits_and_others_do_not(market: Market, clock: TapeClock) -> None:
     market.tick("100")
     market.tick("50", symbol=ETH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 
@@ -100,6 +101,11 @@ class TestDueRows:
             after = page[-1]
         assert pages == [deals[:2], deals[2:4], deals[4:]]
 
+    def test_leaves_out_what_is_named_at_its_version(self, account: Account) -> None:
+        deals = [opened(account, take_profit="110", amount="1").pk for _ in range(4)]
+        known = [f"{deals[0]}|1", f"{deals[1]}|2", f"{deals[2]}1|1", f'{deals[3]}|a {{damaged}} "entry\\']
+        assert [row.id for row in due_rows([bucket(2, "100", "120")], limit=10, but=known)] == deals[1:]
+
     def test_no_buckets_no_deals(self, account: Account) -> None:
         opened(account, take_profit="110")
         assert due_rows([], limit=10) == []
@@ -126,6 +132,14 @@ class TestIndexes:
                 cursor.execute("ANALYZE deals")
             yield [f"S{n}" for n in range(request.param)]
             transaction.set_rollback(True)
+
+    def test_what_has_fired_is_left_out_by_hash(self, symbols: list[str]) -> None:
+        buckets = [bucket(2, "80", "1000", symbol) for symbol in symbols]
+        everything = [f"{row.id}|1" for row in due_rows(buckets, limit=30_000)]
+        assert len(everything) > 20_000
+        began = time.monotonic()
+        assert due_rows(buckets, limit=30_000, but=everything) == []
+        assert time.monotonic() - began < 5, "20,000 by 20,000 one by one takes a minute"
 
     @staticmethod
     def plan(queries: CaptureQueriesContext) -> str:

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import pytest
 from django.conf import settings as django_settings
-from expected import MAX_MONITORING_MS, Entry, Expected, ExpectedDeal, Levels, Refused
+from drawn import Opening, distances, mostly, openings, picks, prices, symbols
+from expected import MAX_MONITORING_MS, Expected, Refused
+from expected_deal import Entry, ExpectedDeal, Levels
 from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -38,35 +40,6 @@ LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 EXAMPLES, STEPS = (150, 60) if LONG else (14, 40)
 LATER_S = 240
 """Long enough for what waits in `fired` to be due again, whenever it was sent last."""
-
-symbols = st.sampled_from(SYMBOLS)
-prices = st.integers(180, 220).map(lambda half: Decimal(half) / 2)
-distances = st.sampled_from(
-    [None, None, *map(Decimal, ["0.5", "0.5", "1", "1", "2", "2", "3", "3", "5", "8", "0", "-1"])]
-)
-amounts = st.sampled_from(
-    [Decimal("0.00000001"), Decimal("33.33333333"), Decimal(100), Decimal("249.5"), Decimal(2000)]
-)
-multipliers = st.sampled_from([1, 3, 10, 100])
-picks = st.integers(0, 30)
-mostly = st.sampled_from([True, True, True, True, False])
-
-
-class Opening(NamedTuple):
-    """A deal to be opened: by which of the two traders, with levels at these distances from the price."""
-
-    who: int
-    symbol: str
-    direction: str
-    amount: Decimal
-    multiplier: int
-    distances: tuple[Decimal | None, Decimal | None]
-
-
-openings = st.builds(
-    Opening, st.integers(0, 1), symbols, st.sampled_from(["up", "down"]), amounts, multipliers,
-    st.tuples(distances, distances),
-)  # fmt: skip
 
 
 class DomainMachine(RuleBasedStateMachine):

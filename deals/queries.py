@@ -10,6 +10,7 @@ from typing import NamedTuple
 from django.db import connection
 from django.db.models import QuerySet
 
+from deals.arrays import text_array
 from deals.models import WATCHED, Deal, Monitoring, Status, SystemState
 from deals.sql import statement
 
@@ -115,7 +116,7 @@ def due_rows(buckets: Sequence[Bucket], *, limit: int, after: int = 0, but: Sequ
                 "bucket_highs": [bucket.high for bucket in buckets],
                 "limit": limit,
                 "after": after,
-                "but": list(but),
+                "but": text_array(but),
             },
         )
         return [DueRow(*row) for row in cursor.fetchall()]

@@ -18,6 +18,7 @@ from django.utils import timezone
 from psycopg import errors as pg
 
 from deals import locks, money
+from deals.arrays import array, text_array
 from deals.crash_points import crash_point
 from deals.pnl import Outcome, close_outcome
 from deals.signals import settled
@@ -215,7 +216,7 @@ def record_lost_commits() -> int:
 
 def _lock(ids: list[int]) -> list[_Locked]:
     with connection.cursor() as cursor:
-        cursor.execute(statement("lock_for_settlement"), {"ids": ids})
+        cursor.execute(statement("lock_for_settlement"), {"ids": array(ids)})
         return [_Locked(*row) for row in cursor.fetchall()]
 
 
@@ -282,19 +283,19 @@ class _Written(NamedTuple):
 def _execute(closings: list[_Closing], started_at: datetime) -> dict[int, _Written]:
     closed_at = timezone.now()
     columns: dict[str, Any] = {
-        "ids": [closing.deal.id for closing in closings],
-        "close_prices": [closing.due.price for closing in closings],
-        "reasons": [closing.reason for closing in closings],
-        "detectors": [closing.due.detector for closing in closings],
-        "profits": [closing.outcome.profit for closing in closings],
-        "commissions": [closing.outcome.commission for closing in closings],
-        "payouts": [closing.outcome.payout for closing in closings],
-        "volumes": [closing.outcome.volume for closing in closings],
-        "trade_ids": [closing.due.trade_id for closing in closings],
-        "tick_ats": [closing.due.tick_at for closing in closings],
-        "received_ats": [closing.due.received_at for closing in closings],
-        "fired_ats": [closing.due.fired_at for closing in closings],
-        "gaps_ms": [closing.due.gap_ms for closing in closings],
+        "ids": array(closing.deal.id for closing in closings),
+        "close_prices": array(closing.due.price for closing in closings),
+        "reasons": text_array(closing.reason for closing in closings),
+        "detectors": text_array(closing.due.detector for closing in closings),
+        "profits": array(closing.outcome.profit for closing in closings),
+        "commissions": array(closing.outcome.commission for closing in closings),
+        "payouts": array(closing.outcome.payout for closing in closings),
+        "volumes": array(closing.outcome.volume for closing in closings),
+        "trade_ids": array(closing.due.trade_id for closing in closings),
+        "tick_ats": array(closing.due.tick_at for closing in closings),
+        "received_ats": array(closing.due.received_at for closing in closings),
+        "fired_ats": array(closing.due.fired_at for closing in closings),
+        "gaps_ms": array(closing.due.gap_ms for closing in closings),
         "started_at": started_at,
         "closed_at": closed_at,
     }

@@ -12,6 +12,7 @@ import msgspec
 from django.db import connection, transaction
 from django.utils import timezone
 
+from deals.arrays import array
 from deals.crash_points import crash_point
 from deals.models import Notification
 from deals.money import plain
@@ -81,9 +82,10 @@ def publish_settled(closures: Sequence[Closure]) -> int:
     """
     if not closures:
         return 0
+    ids = [item.notification_id for item in closures]
     with transaction.atomic(durable=True):
         with connection.cursor() as cursor:
-            cursor.execute(statement("claim_notifications"), {"ids": [item.notification_id for item in closures]})
+            cursor.execute(statement("claim_notifications"), {"ids": array(ids)})
             mine = {row[0] for row in cursor.fetchall()}
         if mine:
             _publish(_from_closure(item) for item in closures if item.notification_id in mine)

@@ -47,7 +47,8 @@ class Memory:
         for price in prices:
             kept = self._prices[price.symbol]
             kept.append(price)
-            while kept[0].received_ms < price.received_ms - KEEP_MS:
+            # All of the last 60 s, and the one before them: who has seen that one has missed nothing.
+            while len(kept) > 1 and kept[1].received_ms < price.received_ms - KEEP_MS:
                 kept.popleft()
         self.unsettled.update((item.deal_id, item) for item in fired)
 

@@ -68,7 +68,7 @@ def test_a_crossing_that_the_sweep_passed_before_the_deal_was_committed_is_not_l
     swept(clock)
     assert close_what_fired() == [deal.pk]
     deal.refresh_from_db()
-    assert (deal.close_price, deal.detector) == (Decimal(110), "arm")
+    assert (deal.close_price, deal.detector) == (Decimal(110), "sweep")  # it looks at its last bucket once more
 
 
 # --- sending again ----------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from celery import current_app
 from domain import new_account
-from expected import Entry, ExpectedDeal, Held, Levels
+from expected import Held
+from expected_deal import Entry, ExpectedDeal, Levels
 from market import BTC, ETH, Market
 from redis.exceptions import RedisError
 from servers import Valkey

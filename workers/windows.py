@@ -23,7 +23,6 @@ from deals.triggers import Direction, Triggers, sweep_price
 from workers import keys
 from workers.book import Fired
 from workers.clock import to_datetime, to_ms
-from workers.memory import KEEP_MS
 from workers.models import SweepPosition
 from workers.prices import Price, is_fresh
 from workers.redis_client import connect
@@ -66,12 +65,12 @@ class SymbolWindow:
 
     def unseen_since(self, swept: SweepPosition) -> bool:
         """Whether prices between that position and the oldest known one are lost: no sweep ran for longer than the 60 s
-        that they are kept. A time without prices is none.
+        that they are kept. A time without prices is none, nor is what may lie between two of a quiet market's.
         """
         if swept.received_at is None or swept.seq >= self.oldest_seq:
             return False
         silent_ms = self.gap_ms if swept.seq < self.gap_seq <= self.oldest_seq else 0
-        return self.oldest_ms - to_ms(swept.received_at) - silent_ms > KEEP_MS
+        return self.oldest_ms - to_ms(swept.received_at) - silent_ms > settings.PRICE_STALE_AFTER_S * 1000
 
     def is_fresh(self, now_ms: int) -> bool:
         """Whether anything may fire on its last price."""

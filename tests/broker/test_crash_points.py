@@ -284,8 +284,8 @@ def test_a_prices_process_that_dies_while_it_buries_a_deal_leaves_one_letter(
     market.tick("111")
     batch = message()
     crasher.dies(point, "close_here", batch, redis_answers, MAX_RETRIES + 1)
-    assert DeadLetter.objects.count() == (0 if point == "alone.before_burying" else 1)
-    assert len(book.all_fired()) == 1
+    left = 1 if point == "alone.before_burying" else 0  # burying has told the book itself
+    assert (DeadLetter.objects.count(), len(book.all_fired())) == (1 - left, left)
     assert crasher.do("", "close_here", batch, True, MAX_RETRIES + 1) == 0
     letter = DeadLetter.objects.get()
     assert (letter.deal, letter.price, letter.version, letter.attempts) == (deal, Decimal(111), 1, MAX_RETRIES + 1)

@@ -297,6 +297,7 @@ UNFOLD = {
                 "title": "Closing",
                 "items": [
                     _page("Dead letters", "report", "workers.deadletter"),
+                    _page("Job history", "task_alt", "workers.joblog"),
                     _page("System state", "power_settings_new", "deals.systemstate"),
                     _page("Operations", "build_circle", "workers.operation"),
                     _page("Audit log", "policy", "workers.auditentry"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from django.contrib import admin
 from django.db import models
@@ -48,7 +48,7 @@ class ReadOnlyAdmin(ReadOnlyMixin, ModelAdmin):
     list_fullwidth = True
     list_per_page = 50
     show_full_result_count = False
-    ordering = ("-pk",)
+    ordering: ClassVar[Any] = ("-pk",)
     empty_value_display = NOTHING
 
 
@@ -60,7 +60,7 @@ class ReadOnlyInline(ReadOnlyMixin, TabularInline):
 
 
 def number(path: str, title: str) -> Column:
-    """A column of decimals or integers: plain, right-aligned, ordered by itself."""
+    """A column of numbers: plain, right-aligned, ordered by itself."""
 
     def show(row: Any) -> str:
         value = attrgetter(path)(row)
@@ -133,7 +133,7 @@ def _named(show: Column, path: str, title: str) -> Column:
     return show
 
 
-def _plain(value: Decimal | int | None) -> str:
+def _plain(value: Decimal | float | None) -> str:
     if value is None:
         return NOTHING
     return plain(value) if isinstance(value, Decimal) else str(value)

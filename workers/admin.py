@@ -1,4 +1,4 @@
-"""The operator's pages of what drives the domain: dead letters, the sweep's positions, the schedule."""
+"""The operator's pages of what drives the domain: dead letters, finished jobs, the sweep's positions, the schedule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deals.errors import DealError
 from workers import dead_letters
 from workers.admin_control import ask_reason
 from workers.audit import actor_of
-from workers.models import DeadLetter, SweepPosition
+from workers.models import DeadLetter, JobLog, SweepPosition
 
 ACTION_LIMIT: Final = 100
 
@@ -87,6 +87,29 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             else:
                 self.message_user(request, f"Dead letter {letter.pk}: {handled.state}.", messages.SUCCESS)
         return None
+
+
+@admin.register(JobLog)
+class JobLogAdmin(ReadOnlyAdmin):
+    """The messages that workers finished lately, and the tasks that failed for good."""
+
+    list_display = (
+        "task",
+        label("state", "State", {"failed": "danger", "completed": "success"}),
+        number("deals", "Deals"),
+        number("closed", "Closed"),
+        number("duration_ms", "Duration, ms"),
+        instant("finished_at", "Finished"),
+        "error",
+    )
+    list_filter = (("state", ChoicesDropdownFilter), "task")
+    search_fields = ("task_id", "error")
+    search_help_text = "Search by message or error"
+    ordering = ("-finished_at", "-pk")
+    fields = facts(
+        JobLog, "task", "task_id", "state", "deals", "closed", "started_at", "finished_at", "duration_ms", "error"
+    )
+    readonly_fields = fields
 
 
 @admin.register(SweepPosition)

@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth.models import Group, Permission
 from django.db import DataError
 from django.test import Client
+from django.utils import timezone
 from domain import new_account
 from factories import make_user
 from market import Market
@@ -19,10 +20,11 @@ from deals.settlement import Failure
 from workers import book, dead_letters, groups, system
 from workers.clock import WALL_CLOCK
 from workers.engine import next_token
-from workers.models import AuditEntry, DeadLetter, Operation
+from workers.models import AuditEntry, DeadLetter, JobLog, Operation
 
 STATE = "/admin/deals/systemstate/"
 LETTERS = "/admin/workers/deadletter/"
+JOBS = "/admin/workers/joblog/"
 ACTIONS = ("restart", "shutdown", "resume", "emergency-stop")
 
 
@@ -126,6 +128,23 @@ def test_support_sees_everything_and_can_do_nothing(letter: DeadLetter, member: 
         assert f'value="{action}"' not in text_of(support.get(LETTERS))
     assert DeadLetter.objects.get().state == "failed"
     assert current_state().state == "halted"
+
+
+def test_support_reads_which_jobs_ended_how(member: Callable[[str], Client]) -> None:
+    now = timezone.now()
+    done = {"task": "workers.close_deals", "started_at": now, "finished_at": now, "duration_ms": 12.5, "deals": 3}
+    good = JobLog.objects.create(task_id="good-1", state="completed", closed=3, **done)
+    bad = JobLog.objects.create(task_id="bad-1", state="failed", error="OperationalError: gone", **done)
+    support = member("support")
+    page = text_of(support.get(JOBS))
+    assert "OperationalError: gone" in page
+    assert "12.5" in page
+    only_failed = text_of(support.get(f"{JOBS}?state__exact=failed"))
+    assert (f"{JOBS}{bad.pk}/change/" in only_failed, f"{JOBS}{good.pk}/change/" in only_failed) == (True, False)
+    assert "bad-1" in text_of(support.get(f"{JOBS}{bad.pk}/change/"))
+    assert support.get(f"{JOBS}add/").status_code == 403
+    assert support.post(f"{JOBS}{bad.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert JobLog.objects.count() == 2
 
 
 @pytest.mark.parametrize("model", ["operation", "auditentry"])

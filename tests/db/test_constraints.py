@@ -113,6 +113,9 @@ VIOLATIONS: dict[str, list[str]] = {
         POSTING.format("account_id, id, 'other', 1, now()", "status = 'open'"),
         POSTING.format("account_id, id, 'open', 1, now()", "status = 'open'"),
     ],
+    "deal_events_gap_ms_check": [
+        "INSERT INTO deal_events (deal_id, version, at, error, kind, gap_ms) SELECT 1, 1, now(), '', '', -1"
+    ],
     "deal_events_kind_known": [EVENT.format("'other', NULL")],
     "deal_events_detector_known": [EVENT.format("'fired', 'other'")],
     "deal_events_version_check": [

@@ -180,6 +180,7 @@ def test_a_broker_that_is_away_is_told_and_a_worker_comes_back_with_it(
     assert LedgerEntry.objects.filter(kind="close").count() == 1
 
 
+@pytest.mark.parametrize("amqp", ["quorum"], indirect=True)
 def test_a_message_to_an_exchange_that_was_deleted_fails_like_any_other_and_the_next_one_arrives(
     amqp: Amqp, market: Market
 ) -> None:

@@ -2,7 +2,7 @@
 
 Every deal changes a few times in its life. What counts and finds watched deals (health, the sweep) reads indexes, and
 PostgreSQL takes the table along for every page that was changed since its last vacuum: with a million deals 200,000
-changes would have to come first, and a count takes two to three times as long until then. Statistics likewise: the
+changes would have to come first. Statistics likewise: the
 sweep's plan follows how many deals of a symbol are watched.
 """
 

@@ -9,7 +9,7 @@ import structlog
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
-from django.db import DatabaseError, models
+from django.db import DatabaseError, InterfaceError, models
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
@@ -219,7 +219,7 @@ def _attempt(work: Callable[[Deal], Deal], deal: Deal) -> str | None:
         work(deal)
     except DealError as error:
         return error.message
-    except DatabaseError as error:
+    except (DatabaseError, InterfaceError) as error:
         log.exception("admin.action_failed", deal_id=deal.pk)
         return f"the database refused ({type(error).__name__})."
     return None

@@ -25,6 +25,9 @@ POINTS: Final = frozenset({
     # settling
     "settle.before_locks", "settle.after_locks", "settle.before_commit", "settle.after_commit",
     "settle.before_clearing", "settle.before_announcing", "announce.before_commit", "settle.before_end",
+    # settling in the process that has them in its hands, when no worker can be told
+    "alone.before_clearing", "alone.before_announcing", "alone.before_resolving", "alone.before_burying",
+    "alone.before_clearing_buried",
     # what is behind: the sweep, rebuilding, dead letters
     "sweep.before_advancing", "sweep.before_sending", "resend.before_sending", "expire.before_rows",
     "rebuild.between_ranges", "bury.before_commit", "bury.before_clearing", "requeue.before_commit",

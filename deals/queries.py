@@ -28,6 +28,16 @@ class WatchRow(NamedTuple):
     monitoring: str
 
 
+class WatchedRange(NamedTuple):
+    """The deals of one symbol in a range of ids, as armed_after.sql gives them: `words` are six of each armed deal."""
+
+    symbol: str
+    last_id: int
+    watched: int
+    words: list[str]
+    pending: list[int]
+
+
 class Bucket(NamedTuple):
     """The lowest and highest price of a symbol between two moments; `first_seq` is its first price's number."""
 
@@ -77,6 +87,16 @@ def pending_rows(limit: int) -> list[WatchRow]:
 def watched_after(deal_id: int, limit: int) -> list[WatchRow]:
     """The next watched deals by id: how the book is rebuilt, range by range."""
     return _read(_watched().filter(pk__gt=deal_id), limit)
+
+
+def armed_after(deal_id: int, limit: int) -> list[WatchedRange]:
+    """The same by symbol, in the words of the arming script: PostgreSQL writes them in a tenth of our time."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement("armed_after"), {"after": deal_id, "limit": limit})
+        return [
+            WatchedRange(symbol, last_id, watched, words.split(" ") if words else [], pending)
+            for symbol, last_id, watched, words, pending in cursor.fetchall()
+        ]
 
 
 def expiring_ids(now: datetime, limit: int) -> list[int]:

@@ -151,19 +151,23 @@ def _open_deals(scrape: Scrape) -> Iterator[Metric]:
     if database is not None:
         for monitoring, count in _by_monitoring(database).items():
             deals.add_metric([monitoring], count)
-        by_symbol = {row.symbol: row.watched for row in database.watched}
-        for symbol in sorted({*settings.SYMBOLS, *by_symbol}):
-            watched.add_metric([symbol], by_symbol.get(symbol, 0))
+        if database.watched is not None:
+            by_symbol = {row.symbol: row.watched for row in database.watched}
+            for symbol in sorted({*settings.SYMBOLS, *by_symbol}):
+                watched.add_metric([symbol], by_symbol.get(symbol, 0))
         for state in DeadLetter.State.values:
             letters.add_metric([state], database.extra[DEAD_LETTERS].get(state, 0))
     yield from (deals, watched, letters)
 
 
 def _by_monitoring(database: DatabaseFacts) -> dict[str, int]:
-    pending = sum(row.pending for row in database.watched)
-    return {
-        Monitoring.PENDING.value: pending,
-        Monitoring.ARMED.value: sum(row.watched for row in database.watched) - pending,
+    """Without the watched ones when they could not be counted in time."""
+    watched = {}
+    if database.watched is not None:
+        pending = sum(row.pending for row in database.watched)
+        armed = sum(row.watched for row in database.watched) - pending
+        watched = {Monitoring.PENDING.value: pending, Monitoring.ARMED.value: armed}
+    return watched | {
         Monitoring.REMOVED.value: database.system.removed,
         Monitoring.EXPIRED.value: database.system.expired,
         Monitoring.DEAD.value: database.system.dead,
@@ -174,7 +178,8 @@ def _unprotected(scrape: Scrape) -> Iterator[Metric]:
     unprotected = _gauge("unprotected_deals", "Deals that would not close: late to be armed, missing, dead.", "reason")
     database, missing = scrape.facts.database, verdicts.missing_from_book(scrape.facts)
     if database is not None:
-        unprotected.add_metric(["late"], sum(row.late for row in database.watched))
+        if database.watched is not None:
+            unprotected.add_metric(["late"], sum(row.late for row in database.watched))
         unprotected.add_metric(["dead"], database.system.dead)
     if missing is not None:
         unprotected.add_metric(["missing"], missing)

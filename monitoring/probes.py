@@ -18,6 +18,7 @@ import redis
 import structlog
 from django.conf import settings
 from django.db import connections
+from psycopg.errors import QueryCanceled
 from psycopg.rows import namedtuple_row
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -33,6 +34,9 @@ T = TypeVar("T")
 
 PROBE_LIMIT_S: Final = 0.8
 """How long one answer may take: two rounds of probes and the rest of a request fit into 2 s."""
+
+COUNT_SPARE_S: Final = 0.15
+"""What counting the watched deals leaves of it: everything else of the answer must still come in time."""
 
 FIRED_SAMPLE: Final = 5_000
 
@@ -67,10 +71,14 @@ class SystemFigures(NamedTuple):
 
 
 class DatabaseFacts(NamedTuple):
-    """What PostgreSQL says. `extra` holds the answers of the registered questions, by name."""
+    """What PostgreSQL says. `extra` holds the answers of the registered questions, by name.
+
+    `watched` is None when the watched deals could not be counted in time: a million of them on a slow machine are no
+    dead database.
+    """
 
     system: SystemFigures
-    watched: list[WatchedSymbol]
+    watched: list[WatchedSymbol] | None
     extra: dict[str, Any]
 
 
@@ -163,6 +171,7 @@ def _answer(name: str, future: Future[T], deadline: float) -> T | None:
 
 def _ask_database() -> DatabaseFacts:
     """On a connection of its own: neither a pool that is used up nor a transaction that hangs is in its way."""
+    deadline = time.monotonic() + PROBE_LIMIT_S
     parameters = connections["default"].get_connection_params() | {"cursor_factory": psycopg.Cursor}
     limits = f"-c statement_timeout={round(PROBE_LIMIT_S * 1000)} -c default_transaction_read_only=on"
     # Watched deals are counted from an index alone: PostgreSQL may prefer to read the whole table, with helpers that
@@ -175,8 +184,21 @@ def _ask_database() -> DatabaseFacts:
         connection.cursor(row_factory=namedtuple_row) as cursor,
     ):
         system = SystemFigures(*_only_row(cursor.execute(statement("health_system"))))
-        watched = [WatchedSymbol(*row) for row in cursor.execute(statement("health_watched")).fetchall()]
-        return DatabaseFacts(system, watched, {name: ask(cursor) for name, ask in _questions.items()})
+        extra = {name: ask(cursor) for name, ask in _questions.items()}
+        return DatabaseFacts(system, _count_watched(cursor, deadline - COUNT_SPARE_S), extra)
+
+
+def _count_watched(cursor: psycopg.Cursor[Any], deadline: float) -> list[WatchedSymbol] | None:
+    """The one answer that takes the longer the more deals there are; None when it is not there in time."""
+    left_ms = round((deadline - time.monotonic()) * 1000)
+    if left_ms <= 0:
+        return None
+    cursor.execute("SELECT set_config('statement_timeout', %s, false)", [str(left_ms)])
+    try:
+        return [WatchedSymbol(*row) for row in cursor.execute(statement("health_watched")).fetchall()]
+    except QueryCanceled:
+        log.warning("probe.not_counted", limit_ms=left_ms)
+        return None
 
 
 def _only_row(cursor: psycopg.Cursor[Any]) -> Any:

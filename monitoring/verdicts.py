@@ -24,6 +24,7 @@ SWEEP_SHARE_LIMIT_PERCENT: Final = 0.1
 
 COMPONENTS: Final = ("queueManager", "priceMonitor", "orderClosure", "orderWorker")
 DATABASE_AWAY: Final = "PostgreSQL does not answer."
+NOT_COUNTED: Final = "PostgreSQL could not count the watched deals in time."
 REDIS_AWAY: Final = "Redis does not answer."
 BROKER_AWAY: Final = "The broker does not answer."
 
@@ -124,11 +125,11 @@ def _price_monitor(facts: Facts, rules: Rules) -> list[Check]:
 
 
 def _stale_prices(facts: Facts, rules: Rules) -> Check:
-    """Only symbols that have watched deals: PostgreSQL says which, or the book while it is away."""
+    """Only symbols that have watched deals: PostgreSQL says which, or the book when it cannot."""
     redis = facts.redis
     if redis is None:
         return at_most("staleSymbols", None, 0, "symbols", REDIS_AWAY)
-    if facts.database is not None:
+    if facts.database is not None and facts.database.watched is not None:
         watched = {row.symbol for row in facts.database.watched if row.watched}
     else:
         watched = {symbol for symbol, deals in redis.book.items() if deals}
@@ -243,6 +244,8 @@ def _unprotected(facts: Facts) -> Check:
     database, missing = facts.database, missing_from_book(facts)
     if database is None:
         return at_most("unprotectedDeals", None, 0, "deals", DATABASE_AWAY)
+    if database.watched is None:
+        return at_most("unprotectedDeals", None, 0, "deals", NOT_COUNTED)
     late = sum(row.late for row in database.watched)
     if missing is None:
         return at_most("unprotectedDeals", None, 0, "deals", "Whether the book holds every deal cannot be seen.")
@@ -266,7 +269,7 @@ def missing_from_book(facts: Facts) -> int | None:
 
     A comparison of counts. Every armed deal is in the book until it is in `fired`, and there until it is closed.
     """
-    if facts.database is None or facts.redis is None:
+    if facts.database is None or facts.database.watched is None or facts.redis is None:
         return None
     short = sum(
         max(0, row.watched - row.pending - facts.redis.book.get(row.symbol, 0)) for row in facts.database.watched

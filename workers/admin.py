@@ -118,7 +118,7 @@ class SweepPositionAdmin(ReadOnlyAdmin):
 
     list_display = ("symbol", number("seq", "Price sequence"))
     ordering = ("symbol",)
-    fields = facts(SweepPosition, "symbol", "seq")
+    fields = facts(SweepPosition, "symbol", "seq", "received_at", "unseen_from", "unseen_until")
     readonly_fields = fields
 
 

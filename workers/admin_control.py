@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
-from django.db import DatabaseError, models
+from django.db import models
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -24,6 +24,7 @@ from workers import control, operations
 from workers.audit import Actor, actor_of
 from workers.models import AuditEntry, Operation
 from workers.operations import Started
+from workers.retry import DATABASE_ERRORS
 
 if TYPE_CHECKING:  # Unfold ships no types
 
@@ -152,7 +153,7 @@ class SystemStateAdmin(ReadOnlyAdmin):
             operation = begun.wait(ANSWER_WITHIN_S) if isinstance(begun, Started) else begun
         except DealError as error:
             self.message_user(request, error.message, messages.ERROR)
-        except DatabaseError as error:
+        except DATABASE_ERRORS as error:
             self.message_user(request, f"The database does not answer: {error}", messages.ERROR)
         else:
             self._tell(request, operation)

@@ -15,7 +15,7 @@ from django.conf import settings
 from redis import Redis
 
 from deals.money import plain
-from deals.queries import WatchRow
+from deals.queries import WatchedRange, WatchRow
 from deals.settlement import Due
 from workers import keys
 from workers.clock import WALL_CLOCK, Clock, to_datetime
@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 ARM_CHUNK = 500
 FIRED_CHUNK = 2_000
+ARM_AGAIN_WORDS = 6 * ARM_CHUNK
 
 
 class Fired(NamedTuple):
@@ -139,6 +140,29 @@ def arm(rows: Iterable[WatchRow], *, clock: Clock = WALL_CLOCK, client: Redis | 
     return armed
 
 
+def arm_again(ranges: Iterable[WatchedRange], *, clock: Clock = WALL_CLOCK, client: Redis | None = None) -> list[Fired]:
+    """Put armed deals back into a book that has lost them; returns those that fired at once. Otherwise as `arm`."""
+    redis = client or connect()
+    head: list[str | int] = [clock.now_ms(), settings.PRICE_STALE_AFTER_S * 1000]
+    calls = [
+        (_arm_keys(part.symbol), [*head, part.symbol, *part.words[start : start + ARM_AGAIN_WORDS]])
+        for part in ranges
+        for start in range(0, len(part.words), ARM_AGAIN_WORDS)
+    ]
+    if not calls:
+        return []
+    answers = [ARM.run(redis, *calls[0])]  # from here on the server knows the script
+    with redis.pipeline(transaction=False) as pipe:
+        for call in calls[1:]:
+            ARM.queue(pipe, *call)
+        answers += pipe.execute()
+    return [item for _held, fired in answers for item in parse_fired(fired)]
+
+
+def _arm_keys(symbol: str) -> list[str]:
+    return [*_head(), keys.price(symbol), keys.window(symbol), *_sets(symbol)]
+
+
 def _arm_call(rows: list[WatchRow], now_ms: int) -> tuple[list[str], list[str | int]]:
     """Keys and arguments of the script for some deals of one symbol."""
     symbol = rows[0].symbol
@@ -149,7 +173,7 @@ def _arm_call(rows: list[WatchRow], now_ms: int) -> tuple[list[str], list[str | 
         lower = plain(row.lower_trigger) if watched and row.lower_trigger is not None else ""
         stop = "L" if row.direction == "up" else "U"
         args += [row.id, row.watch_version, row.watched_from_seq, upper, lower, stop]
-    return [*_head(), keys.price(symbol), keys.window(symbol), *_sets(symbol)], args
+    return _arm_keys(symbol), args
 
 
 def fire_found(found: Sequence[Fired], *, now_ms: int, client: Redis | None = None) -> list[Fired] | None:

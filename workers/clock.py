@@ -45,3 +45,8 @@ def to_datetime(at_ms: int) -> datetime:
     """Milliseconds since 1970 as an aware datetime, exact to the millisecond."""
     seconds, ms = divmod(at_ms, 1000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=ms * 1000)
+
+
+def to_ms(at: datetime) -> int:
+    """The other way round."""
+    return round(at.timestamp() * 1000)

@@ -10,6 +10,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
 from deals import services
+from deals.crash_points import crash_point
 from deals.queries import watch_rows
 from deals.settlement import Closure, Failure, settle
 from workers import announce, book, counters, dead_letters
@@ -70,12 +71,17 @@ class Closer:
         by_id = {item.deal_id: item for item in batch}
         report = settle([item.due() for item in by_id.values()], started_at=timezone.now())
         self.closed += len(report.closed)
+        crash_point("alone.before_clearing")
         finished = [closure.deal_id for closure in report.closed] + report.gone + report.changed
         if self.redis_answers:
             after_commit(by_id, finished, report.changed)
+            crash_point("alone.before_announcing")
             announce_closures(report.closed)
+        crash_point("alone.before_resolving")
         dead_letters.resolve(finished)
         buried = [failure.due.deal_id for failure in report.failed if self._bury(by_id[failure.due.deal_id], failure)]
+        if buried:
+            crash_point("alone.before_clearing_buried")
         if self.redis_answers and buried:
             after_commit(by_id, buried, [])
         return [by_id[deal_id] for deal_id in finished + buried]
@@ -92,6 +98,7 @@ class Closer:
         self._failed[key] = (attempt, first_failed_ms)
         if attempt <= MAX_RETRIES:
             return False
+        crash_point("alone.before_burying")
         dead_letters.bury(fired, failure, attempts=attempt, first_failed_ms=first_failed_ms, task="workers.closing")
         del self._failed[key]
         return True

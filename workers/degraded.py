@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -22,6 +21,7 @@ from workers import drivers, sweep
 from workers.closing import Closer
 from workers.direct import DirectReport, sweep_memory
 from workers.off_loop import in_thread
+from workers.retry import DATABASE_ERRORS
 from workers.sweep import SweepReport
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Degraded:
         log.warning("prices.degraded_ended", seconds=round(time.monotonic() - began, 1), closed=self._closer.closed)
         try:
             await self._engine.record()
-        except DatabaseError as error:  # it is said again every second
+        except DATABASE_ERRORS as error:  # it is said again every second
             self._say(str(error))
 
     async def _pause(self, seconds: float) -> None:
@@ -98,7 +98,7 @@ class Degraded:
                 report = await self._with_redis()
         except Unavailable as refused:  # stopped: nothing closes
             self._say(refused.message)
-        except (DatabaseError, InterfaceError) as error:
+        except DATABASE_ERRORS as error:
             self._say(str(error))
         except RedisError as error:
             self._engine.failed(error)

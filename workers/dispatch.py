@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from celery import current_app
@@ -18,17 +19,40 @@ REACH_S: Final = 1.0
 
 
 def send_closures(fired: Sequence[Fired]) -> None:
-    """Publish `workers.close_deals` messages of at most 500 deals. Raises kombu's OperationalError when it cannot."""
+    """Publish `workers.close_deals` messages of at most 500 deals. Raises kombu's OperationalError when it cannot,
+    whatever the broker's library raises.
+    """
     for batch in batches(fired):
         message = [[item.deal_id, item.entry] for item in batch]
         crash_point("hand_over.before_message")
         try:
-            current_app.send_task("workers.close_deals", args=(message,), argsrepr=describe(batch), retry=False)
+            with _producer() as producer:
+                current_app.send_task(
+                    "workers.close_deals", args=(message,), argsrepr=describe(batch), retry=False, producer=producer
+                )
         except OperationalError:
             counters.note(counters.PUBLISH_ERRORS, "queue")
             raise
         crash_point("hand_over.after_message")
     counters.write_waiting()
+
+
+@contextmanager
+def _producer() -> Iterator[Any]:
+    """A producer of the pool. Raises kombu's OperationalError also for what kombu does not take for one of its own: an
+    exchange that was deleted is a channel error that no retry mends.
+
+    The connection is given up then: it would go on believing that what was deleted is declared.
+    """
+    with current_app.producer_or_acquire() as producer:
+        link: Any = producer.connection
+        try:
+            yield producer
+        except OperationalError:
+            raise
+        except (*link.connection_errors, *link.channel_errors) as error:
+            link.collect()
+            raise OperationalError(f"{type(error).__name__}: {error}") from error
 
 
 def reach_broker() -> None:

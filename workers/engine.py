@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import connection
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
@@ -38,6 +38,7 @@ from workers.prices import Price, PriceBoard
 from workers.recovery import Recovery
 from workers.redis_client import HOLD_LEASES, PROCESS_TICKS, RELEASE_LEASES
 from workers.redis_link import Forgotten, RedisLink
+from workers.retry import DATABASE_ERRORS
 from workers.sources.base import PriceSource
 
 log = structlog.get_logger(__name__)
@@ -123,8 +124,8 @@ class PriceEngine:
         try:
             await self.hold_leases()
             await in_thread(system.refresh_state)
-        except RedisError as error:
-            log.warning("prices.started_without_redis", error=str(error))
+        except (RedisError, *DATABASE_ERRORS) as error:  # its loops try again
+            log.warning("prices.started_in_trouble", error=str(error))
         work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
         loops = [asyncio.create_task(loop()) for loop in (*work, self._reach_loop, self.degraded.run)]
         pump = asyncio.create_task(self._pump(source))
@@ -146,7 +147,7 @@ class PriceEngine:
         for step in (self.flush, self.send_fired, self._report, self._release, self._end_sign):
             try:
                 await step()
-            except (RedisError, BrokerError, DatabaseError, TimeoutError) as error:
+            except (RedisError, BrokerError, *DATABASE_ERRORS, TimeoutError) as error:
                 log.warning("prices.closing_trouble", step=step.__name__, error=str(error))
         await self.link.client.aclose()
         self._sender.shutdown()
@@ -291,7 +292,7 @@ class PriceEngine:
                 await self.flush()
                 if self.link.forgotten:
                     await self.recovery.run()
-            except (RedisError, DatabaseError) as error:
+            except (RedisError, *DATABASE_ERRORS) as error:
                 self.failed(error)
                 await asyncio.sleep(RETRY_S)
                 self.backlog.wake.set()
@@ -322,11 +323,11 @@ class PriceEngine:
                     await self.memory.forget_settled(self.link.client, keys.lease(symbol), self.owner)
                 if not self.degraded.at_work and time.monotonic() - self._recorded_s >= RECORD_S:
                     await self.record()
-            except (RedisError, DatabaseError) as error:
+            except (RedisError, *DATABASE_ERRORS) as error:
                 self.failed(error)
 
     async def record(self) -> None:
-        """Say in PostgreSQL which symbols this process drives. Raises django.db.OperationalError."""
+        """Say in PostgreSQL which symbols this process drives. Raises DATABASE_ERRORS."""
         held = frozenset(self.held)
         self.is_recorded = True
         self._recorded_s = time.monotonic()
@@ -335,7 +336,7 @@ class PriceEngine:
 
     def failed(self, error: Exception) -> None:
         """Take note of an error of PostgreSQL's or of Redis'."""
-        if isinstance(error, DatabaseError):
+        if isinstance(error, DATABASE_ERRORS):
             log.warning("prices.database_away", error=str(error))
         elif not isinstance(error, Forgotten):
             self.outage.redis_failed(error)

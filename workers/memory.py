@@ -39,6 +39,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._prices: dict[str, deque[Price]] = defaultdict(lambda: deque(maxlen=KEEP_PRICES))
+        self._before: dict[str, Price] = {}
         self.unsettled: dict[int, Fired] = {}
         self._finished: dict[int, int] = {}
 
@@ -48,7 +49,7 @@ class Memory:
             kept = self._prices[price.symbol]
             kept.append(price)
             while kept[0].received_ms < price.received_ms - KEEP_MS:
-                kept.popleft()
+                self._before[price.symbol] = kept.popleft()
         self.unsettled.update((item.deal_id, item) for item in fired)
 
     def finish(self, fired: Iterable[Fired]) -> None:
@@ -60,8 +61,15 @@ class Memory:
                 del self.unsettled[item.deal_id]
 
     def prices(self, symbols: Iterable[str]) -> dict[str, list[Price]]:
-        """The remembered prices of these symbols, oldest first."""
-        return {symbol: list(self._prices[symbol]) for symbol in symbols if symbol in self._prices}
+        """The remembered prices of these symbols, oldest first.
+
+        With the last one before them: whoever has seen that one has missed nothing.
+        """
+        return {
+            symbol: [*([self._before[symbol]] if symbol in self._before else []), *self._prices[symbol]]
+            for symbol in symbols
+            if symbol in self._prices
+        }
 
     async def forget_settled(self, redis: Redis, lease: str, owner: str) -> None:
         """Drop what has left `fired`: PostgreSQL has settled it. Only right while Redis has forgotten nothing: then it

@@ -14,10 +14,17 @@ from deals.models import Deal
 
 
 class SweepPosition(models.Model):
-    """Per symbol the last price sequence whose consequences are settled or in `fired`."""
+    """Per symbol the last price sequence whose consequences are settled or in `fired`.
+
+    `unseen_from` and `unseen_until`: the last span that no sweep has looked at, because none ran for longer than prices
+    are kept.
+    """
 
     symbol = models.CharField(max_length=32, primary_key=True)
     seq = models.BigIntegerField()
+    received_at = models.DateTimeField(null=True, help_text="When that price was received.")
+    unseen_from = models.DateTimeField(null=True, help_text="The last span that no sweep has seen: from here")
+    unseen_until = models.DateTimeField(null=True, help_text="to here. NULL: there is none.")
 
     class Meta:
         db_table = "sweep_positions"

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import structlog
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connection, connections
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.models import Q
 from django.utils import timezone
 
@@ -22,6 +22,7 @@ from deals.errors import Conflict, DealError
 from workers import audit, events
 from workers.audit import Actor
 from workers.models import Operation
+from workers.retry import DATABASE_ERRORS
 
 log = structlog.get_logger(__name__)
 
@@ -259,7 +260,7 @@ def _perform(run: Run, actor: Actor, work: Callable[[Run], None], keeper: _Keepe
         error = f"{type(failure).__name__}: {failure}"
     try:
         _finish(run.operation, actor, error)
-    except (DatabaseError, InterfaceError):  # without its heartbeat the row says `abandoned`, which is true
+    except DATABASE_ERRORS:  # without its heartbeat the row says `abandoned`, which is true
         log.exception("operation.not_finished", operation_id=run.operation.pk)
     finally:
         keeper.release()
@@ -317,7 +318,7 @@ class _Keeper:
             self._decided.set()
             if self._mine:
                 self._beat(own)
-        except (DatabaseError, InterfaceError) as error:
+        except DATABASE_ERRORS as error:
             log.warning("operation.lock_lost", error=str(error))
             self._error = error
             if self._run is not None:

@@ -5,16 +5,18 @@ By id ranges, resumable, with the versioned arm script; it never empties the boo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from django.conf import settings
 from redis import Redis
 
 from deals.crash_points import crash_point
-from deals.queries import WatchRow, watch_rows, watched_after
+from deals.queries import WatchRow, armed_after, watch_rows, watched_after
 from workers import book, keys, system
+from workers.book import Armed
 from workers.exclusive import alone
 from workers.receivers import arm_rows, note_armed
 from workers.redis_client import connect
@@ -58,27 +60,46 @@ def _reconcile(client: Redis) -> int:
 
 
 def _rebuild(client: Redis, run_id: str) -> int:
-    """Arm every watched deal; then, unless the book was empty, take out what is not watched."""
+    """Arm every watched deal; then take out what the book held before and is not watched.
+
+    Of an emptied book that are the few deals that were opened since, or none.
+    """
     done, after = 0, 0
     progress = client.hgetall(keys.book_progress())
     if progress.get("run_id") == run_id:
         after = int(progress["after"])
-    was_empty = not after and not any(book.armed_count(settings.SYMBOLS).values())
+    before = None if after else _few_members(client)
     log.warning("book.rebuild_started", run_id=run_id, after=after)
-    rows = watched_after(after, RANGE)
+    ranges = armed_after(after, RANGE)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="arm") as beside:
-        while rows:
-            arming = beside.submit(book.arm, rows)
-            after, done = rows[-1].id, done + len(rows)
-            rows = watched_after(after, RANGE)  # while the others are armed
-            note_armed(arming.result())
+        while ranges:
+            arming = beside.submit(book.arm_again, ranges)
+            pending = [deal_id for part in ranges for deal_id in part.pending]
+            after, done = max(part.last_id for part in ranges), done + sum(part.watched for part in ranges)
+            ranges = armed_after(after, RANGE)  # while the others are armed
+            note_armed(Armed([], arming.result()))
+            if pending:
+                arm_rows(watch_rows(pending))
             client.hset(keys.book_progress(), mapping={"run_id": run_id, "after": after})
             crash_point("rebuild.between_ranges")
-    removed = 0 if was_empty else sum(_remove_strangers(client, symbol) for symbol in settings.SYMBOLS)
+    if before is None:
+        removed = sum(_remove_strangers(client, symbol) for symbol in settings.SYMBOLS)
+    else:
+        removed = sum(_take_out_strangers(ids, symbol) for symbol, ids in before.items() if ids)
     client.hset(keys.book_progress(), mapping={"run_id": run_id, "after": 0, "symbol": 0})
     client.set(keys.book_epoch(), run_id)
     log.warning("book.rebuilt", deals=done, removed=removed)
     return done
+
+
+def _few_members(client: Redis) -> dict[str, list[str]] | None:
+    """What the book holds, by symbol; None when that is more than a range."""
+    if sum(book.armed_count(settings.SYMBOLS).values()) > RANGE:
+        return None
+    with client.pipeline(transaction=False) as pipe:
+        for symbol in settings.SYMBOLS:
+            pipe.hkeys(keys.versions(symbol))
+        return dict(zip(settings.SYMBOLS, pipe.execute(), strict=True))
 
 
 def _check_one_range(client: Redis) -> int:
@@ -99,16 +120,18 @@ def _remove_strangers(client: Redis, symbol: str) -> int:
     removed, cursor = 0, 0
     while True:
         cursor, found = client.hscan(keys.versions(symbol), cursor, count=1000)
-        rows = {row.id: row for row in watch_rows(int(deal_id) for deal_id in found)}
-        strangers = [
-            _unwatched(rows.get(int(deal_id)), int(deal_id), symbol)
-            for deal_id in found
-            if not _is_watched(rows.get(int(deal_id)))
-        ]
-        book.arm(strangers)
-        removed += len(strangers)
+        removed += _take_out_strangers(found, symbol)
         if not cursor:
             return removed
+
+
+def _take_out_strangers(found: Iterable[Any], symbol: str) -> int:
+    """Those of these members of the book that PostgreSQL does not watch; returns how many they were."""
+    ids = [int(deal_id) for deal_id in found]
+    rows = {row.id: row for row in watch_rows(ids)}
+    strangers = [_unwatched(rows.get(number), number, symbol) for number in ids if not _is_watched(rows.get(number))]
+    book.arm(strangers)
+    return len(strangers)
 
 
 def _is_watched(row: WatchRow | None) -> bool:

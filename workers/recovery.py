@@ -6,12 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
-from django.db import DatabaseError
 from redis.exceptions import RedisError
 
 from workers import keys, reconcile, system
 from workers.off_loop import in_thread
 from workers.redis_client import connect_async
+from workers.retry import DATABASE_ERRORS
 
 if TYPE_CHECKING:
     from workers.engine import PriceEngine
@@ -40,7 +40,7 @@ class Recovery:
     async def run(self) -> None:
         """Give Redis its state, prices and fired entries back, and have its book rebuilt, when that is due.
 
-        Raises RedisError, django.db.DatabaseError.
+        Raises RedisError, DATABASE_ERRORS.
         """
         if self.is_due:
             await self.give_back()
@@ -84,7 +84,7 @@ class Recovery:
         try:
             done = await in_thread(reconcile.rebuild if anew else reconcile.reconcile)
             self._anew |= done is None
-        except (RedisError, DatabaseError) as error:
+        except (RedisError, *DATABASE_ERRORS) as error:
             self._anew |= anew
             log.warning("prices.rebuild_failed", error=str(error))
         finally:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, OperationalError
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 TRANSIENT: Final = (OperationalError, InterfaceError, BrokerError, RedisConnectionError, RedisTimeoutError)
 """Lost connections, deadlocks, serialization failures, time-outs: nothing is wrong with the data."""
+
+DATABASE_ERRORS: Final = (DatabaseError, InterfaceError)
+"""Whatever PostgreSQL or the way to it may raise: to Django an InterfaceError is no DatabaseError."""
 
 MAX_RETRIES: Final = 2
 """Retries after the first attempt."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError
 from django.db.models import Count
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
@@ -16,11 +15,12 @@ from workers import book, keys, operations, pools, queues
 from workers.clock import WALL_CLOCK
 from workers.models import DeadLetter, Operation
 from workers.redis_client import connect
+from workers.retry import DATABASE_ERRORS
 
 T = TypeVar("T")
 
 QUEUES: Final = ("closures", "sweep", "default")
-TROUBLE: Final = (DatabaseError, InterfaceError, RedisError, BrokerError, ConnectionError)
+TROUBLE: Final = (*DATABASE_ERRORS, RedisError, BrokerError, ConnectionError)
 
 
 def snapshot() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from deals.queries import CurrentState, current_state
 from deals.sql import statement
 from workers import book, events, keys
 from workers.dispatch import send_closures
+from workers.models import SweepPosition
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import CACHE_STATE, connect
 
@@ -81,6 +82,8 @@ def resume(reason: str, *, only_from: Collection[state.State] = MAY_RESUME) -> b
                 "now": timezone.now(),
             },
         )
+        # Nobody swept meanwhile, and nothing of it counts.
+        SweepPosition.objects.update(received_at=None)
         if not state.change(state.State.RUNNING, reason, only_from=only_from):
             transaction.set_rollback(True)
             return False

@@ -4,6 +4,7 @@ and a beat whose scheduler stands still, lose theirs.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from typing import Any, Final
@@ -76,4 +77,5 @@ def start_beat_sign(sender: Any, **_signal: Any) -> None:
         last = sender._last_tick  # noqa: SLF001 - what Celery's own check for a standing beat reads
         return last is None or time.monotonic() - last < BEAT_HANGS_AFTER_S
 
-    SignThread(Sign("beat", socket.gethostname()), facts=dict, alive=ticks).start()
+    # A sign of its own for each beat of a host: the death of one must not hide behind the other.
+    SignThread(Sign("beat", f"{socket.gethostname()}:{os.getpid()}"), facts=dict, alive=ticks).start()

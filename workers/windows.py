@@ -13,6 +13,7 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
+import structlog
 from django.conf import settings
 
 from deals.models import Detector
@@ -21,9 +22,12 @@ from deals.queries import Bucket, DueRow, due_rows
 from deals.triggers import Direction, Triggers, sweep_price
 from workers import keys
 from workers.book import Fired
+from workers.clock import to_datetime, to_ms
 from workers.models import SweepPosition
 from workers.prices import Price, is_fresh
 from workers.redis_client import connect
+
+log = structlog.get_logger(__name__)
 
 FOUND_LIMIT: Final = 5_000
 
@@ -40,6 +44,7 @@ class SymbolWindow:
     """What a symbol's prices did since the last sweep: its buckets and its last price.
 
     `gap_ms` is how long there had been no price before the one numbered `gap_seq`; 0 when none was missing.
+    `oldest_seq` and `oldest_ms` are the number and the time of the oldest price that is still known, swept or not.
     """
 
     symbol: str
@@ -49,12 +54,23 @@ class SymbolWindow:
     trade_id: int | None
     seq: int
     buckets: list[Bucket]
+    oldest_seq: int
+    oldest_ms: int
     gap_ms: int = 0
     gap_seq: int = 0
 
     def reached_for(self, row: DueRow) -> Range | None:
         """The prices that count for a deal, or None: PostgreSQL has looked at the buckets."""
         return Range(row.low, row.high)
+
+    def unseen_since(self, swept: SweepPosition) -> bool:
+        """Whether prices between that position and the oldest known one are lost: no sweep ran for longer than the 60 s
+        that they are kept. A time without prices is none, nor is what may lie between two of a quiet market's.
+        """
+        if swept.received_at is None or swept.seq >= self.oldest_seq:
+            return False
+        silent_ms = self.gap_ms if swept.seq < self.gap_seq <= self.oldest_seq else 0
+        return self.oldest_ms - to_ms(swept.received_at) - silent_ms > settings.PRICE_STALE_AFTER_S * 1000
 
     def is_fresh(self, now_ms: int) -> bool:
         """Whether anything may fire on its last price."""
@@ -83,6 +99,7 @@ class PriceWindow(SymbolWindow):
             low, high = min(low, price.value), max(high, price.value)
             ranges.append(Range(low, high))
         gap_ms, gap_seq = _longest_gap(prices if before is None else (before, *prices))
+        oldest = before or prices[0]
         return cls(
             symbol=last.symbol,
             price=last.price,
@@ -91,6 +108,8 @@ class PriceWindow(SymbolWindow):
             trade_id=last.trade_id,
             seq=last.seq,
             buckets=[Bucket(last.symbol, last.seq, low, high)],
+            oldest_seq=oldest.seq,
+            oldest_ms=oldest.received_ms,
             gap_ms=gap_ms,
             gap_seq=gap_seq,
             prices=prices,
@@ -100,8 +119,7 @@ class PriceWindow(SymbolWindow):
     def reached_for(self, row: DueRow) -> Range | None:
         """What the prices after the deal's own beginning reached; None when there are none."""
         first = bisect_right(self.prices, row.watched_from_seq, key=attrgetter("seq"))
-        from_ms = round(row.watched_from_at.timestamp() * 1000)
-        first = bisect_left(self.prices, from_ms, lo=first, key=attrgetter("at_ms"))
+        first = bisect_left(self.prices, to_ms(row.watched_from_at), lo=first, key=attrgetter("at_ms"))
         return self.ranges[first] if first < len(self.ranges) else None
 
 
@@ -120,13 +138,32 @@ def positions() -> dict[str, int]:
 
 
 def advance(windows: Iterable[SymbolWindow]) -> None:
-    """Write down that these windows are swept."""
+    """Write down that these windows are swept, and which span before them no sweep has seen.
+
+    What crossed in such a span and came back stays open, unless a tick had fired it: nobody knows these prices any
+    more. It is never passed over in silence: the log and health name symbol and span.
+    """
+    before = SweepPosition.objects.in_bulk()
     SweepPosition.objects.bulk_create(
-        [SweepPosition(symbol=window.symbol, seq=window.seq) for window in windows],
+        [_advanced(window, before.get(window.symbol)) for window in windows],
         update_conflicts=True,
-        update_fields=["seq"],
+        update_fields=["seq", "received_at", "unseen_from", "unseen_until"],
         unique_fields=["symbol"],
     )
+
+
+def _advanced(window: SymbolWindow, before: SweepPosition | None) -> SweepPosition:
+    position = SweepPosition(symbol=window.symbol, seq=window.seq, received_at=to_datetime(window.received_ms))
+    if before is None:
+        return position
+    position.unseen_from, position.unseen_until = before.unseen_from, before.unseen_until
+    if window.unseen_since(before):
+        position.unseen_from, position.unseen_until = before.received_at, to_datetime(window.oldest_ms)
+        log.error(
+            "sweep.span_not_seen", symbol=window.symbol, since=str(position.unseen_from),
+            until=str(position.unseen_until),
+        )  # fmt: skip
+    return position
 
 
 def from_redis(symbols: Iterable[str], swept: Mapping[str, int]) -> list[SymbolWindow]:
@@ -158,6 +195,7 @@ def _window(symbol: str, price: dict[str, str], closed: Sequence[Any], position:
     # Redis has lost it since: what was settled is not watched, and what has fired stays.
     held = bisect_right(buckets, position, key=attrgetter("first_seq")) - 1
     gap_seq = int(price.get("gap_seq", 0))
+    oldest_ms = int(closed[0][1]["at"]) if closed else int(price["b_at"])
     return SymbolWindow(
         symbol=symbol,
         price=price["price"],
@@ -166,6 +204,8 @@ def _window(symbol: str, price: dict[str, str], closed: Sequence[Any], position:
         trade_id=int(price["trade_id"]) if price["trade_id"] else None,
         seq=int(price["seq"]),
         buckets=buckets[max(held, 0) :],
+        oldest_seq=buckets[0].first_seq,
+        oldest_ms=oldest_ms,
         gap_ms=int(price["gap"]) if gap_seq > position else 0,
         gap_seq=gap_seq,
     )

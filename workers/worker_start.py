@@ -6,10 +6,11 @@ from typing import Any
 
 import structlog
 from celery.signals import worker_init
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import connection
 from redis.exceptions import RedisError
 
 from workers import system
+from workers.retry import DATABASE_ERRORS
 
 log = structlog.get_logger(__name__)
 
@@ -25,7 +26,7 @@ def before_consuming(**_signal: Any) -> None:
     try:
         current = system.refresh_state()
         log.info("worker.state", state=current.state, version=current.version)
-    except (DatabaseError, InterfaceError, RedisError) as error:
+    except (*DATABASE_ERRORS, RedisError) as error:
         log.warning("worker.state_unknown", error=str(error))
     finally:
         connection.close()  # the pool's processes must not share it

@@ -80,10 +80,11 @@ class HealthSerializer(serializers.Serializer[health.Report]):
         """The figures over all components."""
         checks = [check for component in report.components for check in component.checks]
         database, redis = report.facts.database, report.facts.redis
+        watched = None if database is None else database.watched
         overall = {
             "checks": len(checks),
             "failing_checks": sum(not check.is_healthy for check in checks),
-            "watched_deals": None if database is None else sum(row.watched for row in database.watched),
+            "watched_deals": None if watched is None else sum(row.watched for row in watched),
             "removed_deals": None if database is None else database.system.removed,
             "expired_deals": None if database is None else database.system.expired,
             "fired_deals": None if redis is None else redis.fired,

@@ -120,6 +120,17 @@ def settle(message: list[Any]) -> None:
     close_deals(message)
 
 
+def close_here(message: list[Any], redis_answers: bool, attempts: int) -> None:
+    """As the prices process does in degraded mode, so many times."""
+    from workers.book import read_fired
+    from workers.closing import Closer
+
+    closer = Closer()
+    closer.redis_answers = redis_answers
+    for _ in range(attempts):
+        closer.close(read_fired((deal_id, entry) for deal_id, entry in message))
+
+
 def sweep(now_ms: int) -> None:
     """As the sweeper does."""
     from workers.sweep import sweep
@@ -156,7 +167,10 @@ def requeue(letter_id: int) -> None:
     dead_letters.requeue(letter_id, SYSTEM, "test")
 
 
-WORKS = {work.__name__: work for work in (open_deal, amend, close_by_hand, tick, settle, sweep, rebuild, bury, requeue)}
+WORKS = {
+    work.__name__: work
+    for work in (open_deal, amend, close_by_hand, tick, settle, close_here, sweep, rebuild, bury, requeue)
+}
 
 
 def _clock(now_ms: int) -> Any:

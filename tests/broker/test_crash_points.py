@@ -22,12 +22,15 @@ from deals.models import Account, Deal, LedgerEntry, Monitoring, Notification, S
 from deals.quotes import Quote
 from workers import book, dead_letters, keys, queues, reconcile, sweep, system
 from workers.audit import SYSTEM
+from workers.book import read_fired
 from workers.clock import TapeClock, to_datetime
+from workers.closing import Closer
 from workers.dispatch import send_closures
 from workers.engine import next_token
 from workers.models import AuditEntry, DeadLetter
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import connect
+from workers.retry import MAX_RETRIES
 from workers.tasks import close_deals, housekeeping
 
 pytestmark = pytest.mark.faults
@@ -40,10 +43,12 @@ SETTLING = [
     "settle.before_locks", "settle.after_locks", "settle.before_commit", "settle.after_commit",
     "settle.before_clearing", "settle.before_announcing", "announce.before_commit", "settle.before_end",
 ]  # fmt: skip
+ALONE = ["alone.before_clearing", "alone.before_announcing", "alone.before_resolving"]
+BURYING_ALONE = ["alone.before_burying", "alone.before_clearing_buried"]
 SWEEPING = ["sweep.before_advancing", "sweep.before_sending"]
 BURYING = ["bury.before_commit", "bury.before_clearing"]
 REQUEUEING = ["requeue.before_commit", "requeue.before_sending"]
-ALONE = ["resend.before_sending", "expire.before_rows", "rebuild.between_ranges"]
+SINGLE = ["resend.before_sending", "expire.before_rows", "rebuild.between_ranges"]
 WAITED_MS = 6_000
 """After five seconds the sweep sends again what has fired."""
 
@@ -100,8 +105,8 @@ def test_every_point_of_the_code_is_on_the_list_and_every_point_of_the_list_is_t
         if isinstance(node.args[0], ast.Constant)
     ]
     assert sorted(calls) == sorted(crash_points.POINTS)
-    tested = [*OPENING, *ARMING_FIRED, *FIRING, *SETTLING, *SWEEPING, *BURYING, *REQUEUEING, *ALONE]
-    assert sorted(tested) == sorted(crash_points.POINTS)
+    tested = [*OPENING, *ARMING_FIRED, *FIRING, *SETTLING, *ALONE, *BURYING_ALONE, *SWEEPING, *BURYING, *REQUEUEING]
+    assert sorted([*tested, *SINGLE]) == sorted(crash_points.POINTS)
 
 
 def test_a_crash_point_outside_of_tests_is_refused(settings: Any) -> None:
@@ -229,6 +234,65 @@ def test_a_worker_that_dies_while_it_settles_has_closed_all_or_nothing_and_the_n
     assert close_deals(list(reversed(batch))) == 0
     assert sweep.sweep(clock=later(clock)).found == 0
     require_closed_once(deals, "111")
+
+
+# --- settling without workers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ALONE)
+def test_a_prices_process_that_dies_while_it_closes_by_itself_has_closed_and_the_next_one_tells(
+    market: Market, clock: TapeClock, crasher: Crasher, point: str
+) -> None:
+    market.tick("100")
+    traders = [new_account() for _ in range(2)]
+    deals = [market.open(traders[n % 2], take_profit="110") for n in range(4)]
+    market.tick("111")
+    batch = message()
+    crasher.dies(point, "close_here", batch, True, 1)
+    assert Deal.objects.filter(status="closed").count() == 4
+    assert len(book.all_fired()) == (4 if point == "alone.before_clearing" else 0)
+    successor = Closer()
+    assert len(successor.close(read_fired((deal_id, entry) for deal_id, entry in batch))) == 4
+    assert successor.closed == 0
+    assert sweep.sweep(clock=later(clock)).found == 0
+    require_closed_once(deals, "111")
+
+
+def test_a_prices_process_that_dies_without_redis_has_closed_what_the_next_one_takes_out_of_fired(
+    market: Market, clock: TapeClock, crasher: Crasher
+) -> None:
+    market.tick("100")
+    deal = market.open(new_account(), take_profit="110")
+    market.tick("111")
+    batch = message()
+    crasher.dies("alone.before_clearing", "close_here", batch, False, 1)
+    assert Deal.objects.get().status == "closed"
+    assert close_deals(batch) == 0, "a worker has the message when Redis is back"
+    sweep.sweep(clock=later(clock))
+    require_closed_once([deal], "111")
+
+
+@pytest.mark.parametrize("redis_answers", [True, False], ids=["broker away", "redis away"])
+@pytest.mark.parametrize("point", BURYING_ALONE)
+def test_a_prices_process_that_dies_while_it_buries_a_deal_leaves_one_letter(
+    market: Market, clock: TapeClock, crasher: Crasher, point: str, redis_answers: bool
+) -> None:
+    trader = new_account()
+    market.tick("100")
+    deal = market.open(trader, take_profit="110")
+    Account.objects.filter(pk=trader.pk).update(total_volume=Decimal("9" * 22))  # its statistics overflow
+    market.tick("111")
+    batch = message()
+    crasher.dies(point, "close_here", batch, redis_answers, MAX_RETRIES + 1)
+    left = 1 if point == "alone.before_burying" else 0  # burying has told the book itself
+    assert (DeadLetter.objects.count(), len(book.all_fired())) == (1 - left, left)
+    assert crasher.do("", "close_here", batch, True, MAX_RETRIES + 1) == 0
+    letter = DeadLetter.objects.get()
+    assert (letter.deal, letter.price, letter.version, letter.attempts) == (deal, Decimal(111), 1, MAX_RETRIES + 1)
+    assert Deal.objects.get().monitoring == Monitoring.DEAD
+    assert Notification.objects.filter(kind="monitoring_failed").count() == 1
+    assert book.all_fired() == {}
+    Account.objects.filter(pk=trader.pk).update(total_volume=0)
 
 
 def test_a_worker_whose_children_die_in_every_attempt_keeps_the_deals_for_a_healthy_one(

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 from domain import new_account
 from kombu.exceptions import OperationalError as BrokerError
 from live import LiveEngine
 from market import BTC, NOT_IN_BOOK, in_book, lose_from_book
 from servers import Valkey, wait_until
+from sweeping import other_session
 
 from deals import services, state
 from deals.models import Account, Deal, LedgerEntry, Monitoring, Status
@@ -326,6 +328,74 @@ def test_a_broker_that_takes_too_long_counts_as_away(live: LiveEngine) -> None:
     settle_sent(live)
     assert LedgerEntry.objects.filter(kind="close").count() == 1
     live.engine._send = slow
+
+
+# --- PostgreSQL away --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deadly_table(live: LiveEngine) -> Iterator[Callable[[], int]]:
+    """Whoever writes down which symbols it drives loses its session in the middle of it; answers how often."""
+    with connection.cursor() as cursor:
+        cursor.execute("""
+            CREATE SEQUENCE sessions_lost;
+            CREATE FUNCTION lose_session() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                PERFORM nextval('sessions_lost'), pg_terminate_backend(pg_backend_pid());
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER deadly BEFORE INSERT OR UPDATE ON price_drivers
+                FOR EACH ROW EXECUTE FUNCTION lose_session()
+        """)
+
+    def lost() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT last_value FROM sessions_lost WHERE is_called")
+            row = cursor.fetchone()
+        return int(row[0]) if row else 0
+
+    yield lost
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TRIGGER IF EXISTS deadly ON price_drivers")
+        cursor.execute("DROP FUNCTION lose_session")
+        cursor.execute("DROP SEQUENCE sessions_lost")
+
+
+def test_a_prices_process_whose_sessions_are_killed_while_it_writes_lives_on_and_fires(
+    live: LiveEngine, deadly_table: Callable[[], int]
+) -> None:
+    deal = open_deal(new_account(), take_profit="110")
+    wait_until(lambda: deadly_table() >= 2, SOON_S, what="it has lost two sessions")
+    live.broker_error = BrokerError("no route")  # closing by itself begins with the same table
+    live.tick("111")
+    wait_until(lambda: live.degraded and deadly_table() >= 4, SOON_S, what="it has lost more of them")
+    assert is_open(deal)
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TRIGGER deadly ON price_drivers")
+    assert (closed(deal).close_price, deal.detector) == (Decimal(111), "tick")
+    live.broker_error = None
+    wait_until(lambda: not live.degraded, SOON_S, what="it hands back")
+
+
+def test_a_rebuild_whose_session_is_killed_is_begun_again(live: LiveEngine) -> None:
+    """Between two statements: the lock is gone with the session, and giving it up fails as well."""
+    deal = open_deal(new_account(), take_profit="110")
+    with other_session() as other:
+        other.execute("LOCK TABLE deals IN ACCESS EXCLUSIVE MODE")
+        connect().flushall()
+        wait_until(lambda: holder_of(reconcile.RECONCILE_LOCK), SOON_S, what="it waits for the deals")
+        other.execute("SELECT pg_terminate_backend(%s)", [holder_of(reconcile.RECONCILE_LOCK)])
+    wait_until(lambda: in_book(deal.pk) == (110.0, None, "1") and epoch_is_current(), SOON_S, what="it is armed again")
+    live.tick("111")
+    wait_until(lambda: [item.deal_id for item in live.sent] == [deal.pk], what="the tick fires")
+
+
+def holder_of(lock: int) -> int:
+    """The session that holds an advisory lock; 0 when none does."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND granted", [lock])
+        row = cursor.fetchone()
+    return int(row[0]) if row else 0
 
 
 def test_a_book_that_is_complete_is_left_alone(live: LiveEngine) -> None:

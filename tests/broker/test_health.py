@@ -417,6 +417,33 @@ def test_a_table_that_is_locked_does_not_hold_it_up(signs: None) -> None:
         assert "orderWorker.database" in bad(timed_report())
 
 
+def test_watched_deals_that_cannot_be_counted_in_time_are_not_a_dead_database(
+    signs: None, market: Market, trader: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market.open(trader, take_profit="110")
+    assert bad() == {}
+    monkeypatch.setattr(probes, "COUNT_SPARE_S", probes.PROBE_LIMIT_S)  # no time at all is left for it
+    check = only_bad("orderWorker.unprotectedDeals")
+    assert (check.figure, check.reason) == (None, verdicts.NOT_COUNTED)
+    assert health.report().state == "running"
+
+
+def test_a_count_that_takes_too_long_is_given_up_and_the_connection_goes_on(signs: None) -> None:
+    import psycopg
+    from django.db import connection
+
+    facts = connection.get_connection_params()
+    known = {name: facts[name] for name in ("dbname", "user", "password", "host", "port") if facts.get(name)}
+    with psycopg.connect(**known) as other, psycopg.connect(**known, autocommit=True) as own:
+        other.execute("LOCK TABLE deals IN ACCESS EXCLUSIVE MODE")
+        cursor = own.cursor()
+        started = time.monotonic()
+        assert probes._count_watched(cursor, started + 0.3) is None
+        assert 0.2 < time.monotonic() - started < 10
+        other.rollback()
+        assert probes._count_watched(cursor, time.monotonic() + 20) == []
+
+
 def test_the_state_in_the_cache_is_not_believed(signs: None) -> None:
     state.change(state.State.HALTED, "test")
     connect().set(keys.state(), "99:running")

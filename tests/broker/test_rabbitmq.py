@@ -14,6 +14,7 @@ from django.db import connection, transaction
 from domain import new_account
 from factories import make_user
 from kombu import pools
+from kombu.exceptions import OperationalError as BrokerError
 from market import Market
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
@@ -177,3 +178,17 @@ def test_a_broker_that_is_away_is_told_and_a_worker_comes_back_with_it(
     send_closures([entry])
     wait_until(lambda: Deal.objects.get().status == Status.CLOSED, 60)
     assert LedgerEntry.objects.filter(kind="close").count() == 1
+
+
+@pytest.mark.parametrize("amqp", ["quorum"], indirect=True)
+def test_a_message_to_an_exchange_that_was_deleted_fails_like_any_other_and_the_next_one_arrives(
+    amqp: Amqp, market: Market
+) -> None:
+    [item] = fired(market)
+    send_closures([item])
+    with current_app.connection_for_write() as link, link.channel() as channel:
+        channel.exchange_delete("closures")
+    with pytest.raises(BrokerError, match="NotFound"):
+        send_closures([item])
+    send_closures([item])
+    wait_until(lambda: queues.depth("closures") == 2, what="the exchange and its binding were declared anew")

@@ -11,11 +11,16 @@ from domain import new_account
 from market import BTC, ETH, Market, lose_from_book
 from sweeping import close_what_fired, current_quote, other_session, pending_deal, position, swept
 
-from deals import services
+from deals import services, state
 from deals.models import Account, Deal, Monitoring
 from deals.settlement import settle
-from workers import book, keys, queues, sweep, windows
-from workers.clock import TapeClock
+from monitoring import health
+from monitoring.verdicts import Check
+from workers import book, keys, queues, sweep, system, windows
+from workers.clock import TapeClock, to_datetime
+from workers.closing import Closer
+from workers.direct import sweep_memory
+from workers.models import SweepPosition
 from workers.redis_client import connect
 from workers.sweep import SweepReport
 
@@ -267,3 +272,79 @@ def test_a_sweep_that_fails_leaves_no_lock_behind(market: Market, clock: TapeClo
     with other_session() as other:
         row = other.execute("SELECT pg_try_advisory_lock(%s)", [sweep.SWEEP_LOCK]).fetchone()
     assert row == (True,)
+
+
+# --- what no sweep has seen -------------------------------------------------------------------------------------
+
+
+def drive(market: Market, clock: TapeClock, *prices: str, every_ms: int = 5_000) -> None:
+    for price in prices:
+        clock.set(clock.now_ms() + every_ms)
+        market.tick(price)
+
+
+def unseen_check() -> Check:
+    return next(check for part in health.report().components for check in part.checks if check.name == "sweepReach")
+
+
+def test_what_happened_while_no_sweep_ran_for_longer_than_prices_are_kept_is_told(
+    market: Market, trader: Account, clock: TapeClock
+) -> None:
+    market.tick("100")
+    market.tick("50", symbol=ETH)
+    lost, beyond, fired = (market.open(trader, take_profit=level) for level in ("110", "103", "111"))
+    lose_from_book(lost)
+    lose_from_book(beyond)
+    swept(clock)
+    began_ms = clock.now_ms()
+    drive(market, clock, "101", "112", *["101"] * 15, "104")
+    assert unseen_check().is_healthy
+    assert swept(clock).found_ids == [beyond.pk], "the price has come back from the other one's level"
+    assert sorted(close_what_fired()) == [beyond.pk, fired.pk]
+    row = SweepPosition.objects.get(pk=BTC)
+    assert row.unseen_from == to_datetime(began_ms)
+    assert row.unseen_until is not None
+    assert to_datetime(began_ms + 10_000) < row.unseen_until < to_datetime(clock.now_ms() - 50_000)
+    assert SweepPosition.objects.get(pk=ETH).unseen_from is None
+    check = unseen_check()
+    assert (check.is_healthy, check.figure, check.since) == (False, 1, row.unseen_until)
+    assert check.reason is not None
+    assert f"BTCUSDT {row.unseen_from:%H:%M:%S} to {row.unseen_until:%H:%M:%S} UTC" in check.reason
+    drive(market, clock, "101")
+    swept(clock)
+    assert SweepPosition.objects.get(pk=BTC).unseen_until == row.unseen_until, "it stays where it was written"
+
+
+def test_a_time_without_prices_or_without_running_is_no_span_that_was_not_seen(
+    market: Market, clock: TapeClock
+) -> None:
+    market.tick("100")
+    swept(clock)
+    drive(market, clock, "101", every_ms=300_000)
+    drive(market, clock, "102", "103", "104", "105")
+    swept(clock)
+    state.change(state.State.STOPPED, "test")
+    drive(market, clock, *["100"] * 20)
+    system.resume("test")
+    drive(market, clock, "101")
+    swept(clock)
+    drive(market, clock, *["102"] * 11)
+    swept(clock)
+    assert list(SweepPosition.objects.exclude(unseen_from=None)) == []
+
+
+def test_degraded_mode_knows_what_its_memory_does_not_reach(market: Market, clock: TapeClock) -> None:
+    market.tick("100")
+    swept(clock)
+    began_ms = clock.now_ms()
+    drive(market, clock, *["101"] * 20)
+    sweep_memory(market.engine.memory.prices([BTC]), [], closer=Closer(), clock=clock)
+    row = SweepPosition.objects.get(pk=BTC)
+    assert row.unseen_from == to_datetime(began_ms)
+    assert row.unseen_until is not None
+    assert row.unseen_until > to_datetime(began_ms)
+    SweepPosition.objects.update(unseen_from=None, unseen_until=None)
+    drive(market, clock, "101", every_ms=300_000)
+    drive(market, clock, *["101"] * 3)
+    sweep_memory(market.engine.memory.prices([BTC]), [], closer=Closer(), clock=clock)
+    assert SweepPosition.objects.get(pk=BTC).unseen_from is None

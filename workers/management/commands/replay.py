@@ -11,7 +11,6 @@ from typing import Any
 
 import psycopg
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
@@ -23,11 +22,12 @@ from workers.replay.interrupt import Interrupted, interruptible
 from workers.replay.plan import PlannedDeal, Tape, plan_deals, read_deals, read_tape
 from workers.replay.processes import run_beside, worker_processes
 from workers.replay.scratch import scratch
+from workers.retry import DATABASE_ERRORS
 from workers.sources.errors import SourceError
 from workers.sources.tape import TapeSource, parse_speed
 
 INSIDE = "CRYPTOCRAZE_REPLAY_INSIDE"
-SERVER_TROUBLE = (psycopg.Error, DatabaseError, RedisError, BrokerError, DealError)
+SERVER_TROUBLE = (psycopg.Error, *DATABASE_ERRORS, RedisError, BrokerError, DealError)
 MOST_WORKERS = 16
 
 

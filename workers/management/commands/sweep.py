@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import connection
 from redis.exceptions import RedisError
 
 from deals.errors import Unavailable
@@ -20,6 +20,7 @@ from workers import reconcile, sweep, windows
 from workers.clock import WALL_CLOCK
 from workers.closing import Closer
 from workers.management.operator import FAILED, TIMED_OUT
+from workers.retry import DATABASE_ERRORS
 
 EVERY_S: Final = 2.0
 PATIENCE_S: Final = 10.0
@@ -107,7 +108,7 @@ class Command(BaseCommand):
             raise Trouble(refused.message) from None
         except RedisError as error:
             raise Trouble(f"{WITHOUT_REDIS} ({error})") from None
-        except (DatabaseError, InterfaceError) as error:
+        except DATABASE_ERRORS as error:
             raise Trouble(f"PostgreSQL does not answer: {error}") from None
         return report
 

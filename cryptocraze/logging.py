@@ -60,16 +60,20 @@ def logging_config(level: str, *, json: bool) -> dict[str, Any]:
     }
 
 
+PROCESSORS: list[Any] = [
+    structlog.stdlib.filter_by_level,
+    *SHARED_PROCESSORS,
+    _add_process,
+    structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+]
+"""One list for good: loggers keep hold of the one that they first met."""
+
+
 def configure(config: dict[str, Any]) -> None:
-    """Apply the configuration; called by Django once at set-up."""
+    """Apply the configuration; called by Django at set-up, and again by Celery's."""
     logging.config.dictConfig(config)
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *SHARED_PROCESSORS,
-            _add_process,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=PROCESSORS,
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,

@@ -1,10 +1,7 @@
-"""Named SQL statements, one a file beside this one; the first line of each says what it is for."""
+"""Named SQL statements of the workers, one a file beside this one; the first line of each says what it is for."""
 
-from functools import cache
 from pathlib import Path
 
+from deals.sql import statements
 
-@cache
-def statement(name: str) -> str:
-    """The text of `name`.sql."""
-    return (Path(__file__).parent / f"{name}.sql").read_text()
+statement = statements(Path(__file__).parent)

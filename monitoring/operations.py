@@ -6,7 +6,7 @@ from typing import Any
 
 from monitoring import health
 from monitoring.sql import statement
-from monitoring.verdicts import Check
+from monitoring.verdicts import Check, at_most
 from workers.operations import ABANDONED_AFTER
 
 
@@ -20,16 +20,7 @@ def _ask(cursor: Any) -> list[tuple[int, str]]:
     return list(cursor.fetchall())
 
 
-def _judge(found: list[tuple[int, str]] | None) -> Check:
-    reason = None
-    if found:
-        names = ", ".join(f"{kind} ({number})" for number, kind in found)
-        reason = f"The process of an operation has died: {names}. Look at the system, then resume it."
-    return Check(
-        name="abandonedOperations",
-        is_healthy=not found,
-        figure=None if found is None else len(found),
-        limit=0,
-        unit="operations",
-        reason=reason,
-    )
+def _judge(found: list[tuple[int, str]]) -> Check:
+    names = ", ".join(f"{kind} ({number})" for number, kind in found)
+    reason = f"The process of an operation has died: {names}. Look at the system, then resume it."
+    return at_most("abandonedOperations", len(found), 0, "operations", reason)

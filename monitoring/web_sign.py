@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from monitoring.stream import hub
-from workers.heartbeats import EVERY_S, Facts, Sign, SignThread
+from workers.heartbeats import EVERY_S, Facts, Sign, SignThread, process_name
 
 LOOP_HANGS_AFTER_S: Final = 8.0
 
@@ -23,7 +21,7 @@ class WebSign:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._turn()
-        sign = Sign("web", f"{socket.gethostname()}:{os.getpid()}")
+        sign = Sign("web", process_name())
         self._thread = SignThread(sign, facts=_facts, alive=self._turns)
         self._thread.start()
 

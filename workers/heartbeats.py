@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
@@ -83,6 +84,11 @@ class Sign:
     @property
     def _member(self) -> str:
         return f"{self.role}:{self.name}"
+
+
+def process_name() -> str:
+    """A name for one of several like processes of a host: the death of one must not hide behind another."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class SignThread:

@@ -4,15 +4,13 @@ and a beat whose scheduler stands still, lose theirs.
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from typing import Any, Final
 
 from celery import Celery, bootsteps
 from celery.signals import beat_init
 
-from workers.heartbeats import EVERY_S, Facts, Sign, SignThread
+from workers.heartbeats import EVERY_S, Facts, Sign, SignThread, process_name
 
 WORKER_HANGS_AFTER_S: Final = 8.0
 BEAT_HANGS_AFTER_S: Final = 15.0
@@ -77,5 +75,4 @@ def start_beat_sign(sender: Any, **_signal: Any) -> None:
         last = sender._last_tick  # noqa: SLF001 - what Celery's own check for a standing beat reads
         return last is None or time.monotonic() - last < BEAT_HANGS_AFTER_S
 
-    # A sign of its own for each beat of a host: the death of one must not hide behind the other.
-    SignThread(Sign("beat", f"{socket.gethostname()}:{os.getpid()}"), facts=dict, alive=ticks).start()
+    SignThread(Sign("beat", process_name()), facts=dict, alive=ticks).start()

@@ -14,6 +14,7 @@ import structlog
 from django.conf import settings
 from redis import Redis
 
+from deals.models import WATCHED
 from deals.money import plain
 from deals.queries import WatchedRange, WatchRow
 from deals.settlement import Due
@@ -168,7 +169,7 @@ def _arm_call(rows: list[WatchRow], now_ms: int) -> tuple[list[str], list[str | 
     symbol = rows[0].symbol
     args: list[str | int] = [now_ms, settings.PRICE_STALE_AFTER_S * 1000, symbol]
     for row in rows:
-        watched = row.monitoring in {"pending", "armed"}
+        watched = row.monitoring in WATCHED
         upper = plain(row.upper_trigger) if watched and row.upper_trigger is not None else ""
         lower = plain(row.lower_trigger) if watched and row.lower_trigger is not None else ""
         stop = "L" if row.direction == "up" else "U"

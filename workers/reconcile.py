@@ -14,6 +14,7 @@ from django.conf import settings
 from redis import Redis
 
 from deals.crash_points import crash_point
+from deals.models import WATCHED
 from deals.queries import WatchRow, armed_after, watch_rows, watched_after
 from workers import book, keys, system
 from workers.book import Armed
@@ -135,7 +136,7 @@ def _take_out_strangers(found: Iterable[Any], symbol: str) -> int:
 
 
 def _is_watched(row: WatchRow | None) -> bool:
-    return row is not None and row.monitoring in {"pending", "armed"}
+    return row is not None and row.monitoring in WATCHED
 
 
 def _unwatched(row: WatchRow | None, deal_id: int, symbol: str) -> WatchRow:

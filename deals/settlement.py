@@ -93,6 +93,11 @@ class Report:
     committed_at: datetime | None = field(default=None, compare=False)
     """As written down; None when nothing closed, inside a caller's transaction, or when it could not be written."""
 
+    @property
+    def finished(self) -> list[int]:
+        """What needs no more at the version that fired: closed now, not open any more, or to be armed as it stands."""
+        return [closure.deal_id for closure in self.closed] + self.gone + self.changed
+
 
 class _Locked(NamedTuple):
     """A row of lock_for_settlement.sql."""

@@ -45,6 +45,14 @@ def announce_closures(closed: list[Closure]) -> None:
         log.warning("closures.not_announced", deals=len(closed), error=str(error))
 
 
+def record_attempt(fired: Fired, failure: Failure, attempt: int) -> None:
+    """Write into the deal's history, log and count that it could not be settled."""
+    error = f"{type(failure.error).__name__}: {failure.error}"
+    log.warning("deal.attempt_failed", deal_id=fired.deal_id, attempt=attempt, error=error)
+    services.record_attempt(deal_id=fired.deal_id, version=fired.version, price=failure.due.price, error=error)
+    counters.count({counters.field(counters.FAILURES, "deal"): 1})
+
+
 class Closer:
     """Closes what has fired in this very process, when no worker can be told: by the same settlement.
 
@@ -72,7 +80,7 @@ class Closer:
         report = settle([item.due() for item in by_id.values()], started_at=timezone.now())
         self.closed += len(report.closed)
         crash_point("alone.before_clearing")
-        finished = [closure.deal_id for closure in report.closed] + report.gone + report.changed
+        finished = report.finished
         if self.redis_answers:
             after_commit(by_id, finished, report.changed)
             crash_point("alone.before_announcing")
@@ -91,10 +99,7 @@ class Closer:
         key = (fired.deal_id, fired.version)
         before, first_failed_ms = self._failed.get(key, (0, WALL_CLOCK.now_ms()))
         attempt = before + 1
-        error = f"{type(failure.error).__name__}: {failure.error}"
-        log.warning("deal.attempt_failed", deal_id=fired.deal_id, attempt=attempt, error=error)
-        services.record_attempt(deal_id=fired.deal_id, version=fired.version, price=failure.due.price, error=error)
-        counters.count({counters.field(counters.FAILURES, "deal"): 1})
+        record_attempt(fired, failure, attempt)
         self._failed[key] = (attempt, first_failed_ms)
         if attempt <= MAX_RETRIES:
             return False

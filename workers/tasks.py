@@ -5,7 +5,6 @@ Every task may run twice, be killed at any instruction, or come too late.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import structlog
@@ -13,12 +12,12 @@ from celery import Task, shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from deals import services
 from deals.crash_points import crash_point
 from deals.errors import Unavailable
 from deals.settlement import Failure, record_lost_commits, settle
-from workers import audit, book, closing, counters, dead_letters, job_log, operations, reconcile, sweep
+from workers import audit, book, closing, dead_letters, job_log, operations, reconcile, sweep
 from workers.book import Fired
+from workers.clock import WALL_CLOCK
 from workers.dispatch import describe
 from workers.retry import MAX_RETRIES, TRANSIENT, backoff_s
 
@@ -44,13 +43,12 @@ def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: i
         # Celery keeps `argsrepr` for no second attempt.
         shown: dict[str, Any] = {"argsrepr": describe(list(fired.values()))}
         raise self.retry(exc=error, countdown=backoff_s(self.request.retries), **shown) from error
-    # What was closed leaves `fired`; so does what a later read shows is not due any more.
-    finished = [closure.deal_id for closure in report.closed] + report.gone + report.changed
     crash_point("settle.before_clearing")
-    closing.after_commit(fired, finished, report.changed)
+    # What was closed leaves `fired`; so does what a later read shows is not due any more.
+    closing.after_commit(fired, report.finished, report.changed)
     crash_point("settle.before_announcing")
     closing.announce_closures(report.closed)
-    dead_letters.resolve(finished)
+    dead_letters.resolve(report.finished)
     for failure in report.failed:
         _try_alone_again(self, fired[failure.due.deal_id], failure, first_failed_ms)
     crash_point("settle.before_end")
@@ -59,18 +57,15 @@ def close_deals(self: Task[Any, Any], batch: list[list[Any]], first_failed_ms: i
 
 def _try_alone_again(task: Task[Any, Any], fired: Fired, failure: Failure, first_failed_ms: int | None) -> None:
     attempt = task.request.retries + 1
-    since_ms = first_failed_ms or time.time_ns() // 1_000_000
-    error = f"{type(failure.error).__name__}: {failure.error}"
-    log.warning("deal.attempt_failed", deal_id=fired.deal_id, attempt=attempt, error=error)
-    services.record_attempt(deal_id=fired.deal_id, version=fired.version, price=failure.due.price, error=error)
-    counters.count({counters.field(counters.FAILURES, "deal"): 1})
+    since_ms = first_failed_ms or WALL_CLOCK.now_ms()
+    closing.record_attempt(fired, failure, attempt)
     if attempt > MAX_RETRIES:
         dead_letters.bury(fired, failure, attempts=attempt, first_failed_ms=since_ms, task=str(task.name))
         crash_point("bury.before_clearing")
         book.clear_fired([(fired.deal_id, fired.version)])
         return
     delay_s = backoff_s(task.request.retries)
-    book.postpone({fired.deal_id: time.time_ns() // 1_000_000 + 2 * delay_s * 1000})
+    book.postpone({fired.deal_id: WALL_CLOCK.now_ms() + 2 * delay_s * 1000})
     # Options of Celery's that its stubs do not know.
     options: dict[str, Any] = {"argsrepr": describe([fired]), "retries": attempt}
     message = [[fired.deal_id, fired.entry]]

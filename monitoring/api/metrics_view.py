@@ -12,12 +12,11 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.authentication import SessionAuthentication, TokenAuthentication
-from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.throttling import UserRateThrottle
 
 from monitoring import metrics
-from monitoring.api.operator_views import LOOKING, OperatorView
+from monitoring.api.operator_views import LOOKING, OtherFormatView
 
 
 class Scraper:
@@ -59,17 +58,11 @@ class ScrapeThrottle(UserRateThrottle):
     cache = LocMemCache("scrapes", {})
 
 
-class Metrics(OperatorView):
+class Metrics(OtherFormatView):
     """Every metric."""
 
     authentication_classes = (ScraperAuthentication, SessionAuthentication)
     throttle_classes = (ScrapeThrottle,)
-
-    def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[BaseRenderer, str]:  # noqa: FBT001, FBT002 - the framework's signature
-        """Prometheus asks for its own formats; errors are JSON whatever it accepts."""
-        del request, force
-        renderer = self.get_renderers()[0]
-        return renderer, str(renderer.media_type)
 
     @extend_schema(
         summary="Scrape the metrics",

@@ -65,6 +65,16 @@ class OperatorView(APIView):
         return super().handle_exception(as_refusal(exc))
 
 
+class OtherFormatView(OperatorView):
+    """What it answers is no JSON, or not always, and it says itself what it is."""
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[BaseRenderer, str]:  # noqa: FBT001, FBT002 - the framework's signature
+        """Errors are JSON whatever the request accepts, or names as `format`."""
+        del request, force
+        renderer = self.get_renderers()[0]
+        return renderer, str(renderer.media_type)
+
+
 class Health(OperatorView):
     """Whether every deal is protected."""
 
@@ -186,16 +196,10 @@ class Job(OperatorView):
         return _job(number)
 
 
-class Export(OperatorView):
+class Export(OtherFormatView):
     """Everything as one file."""
 
     known_parameters = ("format",)
-
-    def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[BaseRenderer, str]:  # noqa: FBT001, FBT002 - the framework's signature
-        """`format` names the file's kind here; errors are JSON whatever it says."""
-        del request, force
-        renderer = self.get_renderers()[0]
-        return renderer, str(renderer.media_type)
 
     @extend_schema(
         summary="Download everything",

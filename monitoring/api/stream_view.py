@@ -10,12 +10,11 @@ from django.db import connection
 from django.http import HttpResponseBase, StreamingHttpResponse
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
-from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from deals.api.schema import refusals
 from deals.errors import Unavailable
-from monitoring.api.operator_views import OperatorView
+from monitoring.api.operator_views import OtherFormatView
 from monitoring.stream import hub
 
 
@@ -30,16 +29,10 @@ class StreamEventSerializer(serializers.Serializer[Any]):
     timestamp = serializers.DateTimeField(help_text="When it was written, UTC.")
 
 
-class Stream(OperatorView):
+class Stream(OtherFormatView):
     """What happens, live."""
 
     known_parameters = ("lastEventId",)
-
-    def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[BaseRenderer, str]:  # noqa: FBT001, FBT002 - the framework's signature
-        """Browsers ask for text/event-stream; errors are JSON all the same."""
-        del request, force
-        renderer = self.get_renderers()[0]
-        return renderer, str(renderer.media_type)
 
     @extend_schema(
         summary="Follow what happens",

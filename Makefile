@@ -66,7 +66,9 @@ requirements: venv-dev ## compile requirements*.txt from pyproject.toml again
 	$(RUN) -m uv pip compile $(COMPILE) --extra ccxt -c requirements.txt pyproject.toml -o requirements-ccxt.txt
 	$(RUN) -m uv pip compile $(COMPILE) --group bench -c requirements.txt -c requirements-dev.txt pyproject.toml \
 		-o requirements-bench.txt
-COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+# Extras stay in the files: an older pip that meets `coverage[toml]` as a dependency looks past a bare `coverage==…`
+# for the newest one, which has no hash here.
+COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras
 
 clean: ## remove .venv and caches; the data in .data stays
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov \

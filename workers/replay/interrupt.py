@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN_AFTER_S: Final = 0.01
 
 
 class Interrupted(BaseException):
@@ -23,9 +28,12 @@ class Interrupted(BaseException):
 def interruptible() -> Iterator[None]:
     """Raise Interrupted in the main thread at the first such signal, and ignore the following ones for good.
 
-    The clean-up takes a second or two; a second Ctrl-C in it would leave the half behind.
+    The clean-up takes a second or two; a second Ctrl-C in it would leave the half behind. A signal that strikes inside
+    a `__del__` or another callback whose exceptions Python drops is raised again after it, by SIGALRM.
     """
     before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
+    hook = sys.unraisablehook
+    sys.unraisablehook = _raise_again
     interrupted = False
     try:
         yield
@@ -33,6 +41,7 @@ def interruptible() -> Iterator[None]:
         interrupted = True
         raise
     finally:
+        sys.unraisablehook = hook
         if not interrupted:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -42,3 +51,12 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     for other in SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     raise Interrupted(number)
+
+
+def _raise_again(dropped: UnraisableHookArgs) -> None:
+    if not isinstance(dropped.exc_value, Interrupted):
+        sys.__unraisablehook__(dropped)
+        return
+    number = dropped.exc_value.number
+    signal.signal(signal.SIGALRM, lambda _alarm, frame: _interrupt(number, frame))
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_AFTER_S)

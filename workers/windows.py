@@ -175,27 +175,31 @@ def from_redis(symbols: Iterable[str], swept: Mapping[str, int]) -> list[SymbolW
     with connect().pipeline(transaction=True) as pipe:
         for symbol in names:
             pipe.hgetall(keys.price(symbol))
-            pipe.xrange(keys.window(symbol))
+            pipe.xrange(keys.window(symbol), count=1)
+            # From the bucket that holds the position on: it may have grown. What was seen of it before is found again
+            # only if Redis has lost it since: what was settled is not watched, and what has fired stays.
+            pipe.xrevrange(keys.window(symbol), max=f"{swept.get(symbol, 0)}-0", count=1)
+            pipe.xrange(keys.window(symbol), min=f"({swept.get(symbol, 0)}-0")
         answers = pipe.execute()
     windows = []
-    for symbol, price, closed in zip(names, answers[::2], answers[1::2], strict=True):
+    for number, symbol in enumerate(names):
+        price, oldest, held, after = answers[4 * number : 4 * number + 4]
         if "price" not in price or int(price["seq"]) <= swept.get(symbol, 0):
             continue
-        windows.append(_window(symbol, price, closed, swept.get(symbol, 0)))
+        windows.append(_window(symbol, price, oldest, held + after, swept.get(symbol, 0)))
     return windows
 
 
-def _window(symbol: str, price: dict[str, str], closed: Sequence[Any], position: int) -> SymbolWindow:
-    buckets = [
-        Bucket(symbol, int(entry_id.split("-")[0]), Decimal(fields["low"]), Decimal(fields["high"]))
-        for entry_id, fields in closed
-    ]
-    buckets.append(Bucket(symbol, int(price["b_seq"]), Decimal(price["b_low"]), Decimal(price["b_high"])))
-    # From the bucket that holds the position on: it may have grown. What was seen of it before is found again only if
-    # Redis has lost it since: what was settled is not watched, and what has fired stays.
-    held = bisect_right(buckets, position, key=attrgetter("first_seq")) - 1
+def _window(
+    symbol: str, price: dict[str, str], oldest: Sequence[Any], closed: Sequence[Any], position: int
+) -> SymbolWindow:
+    """From the price, the oldest closed bucket that is kept, and those that reach beyond the position."""
+    open_seq = int(price["b_seq"])
+    buckets = [Bucket(symbol, _seq(entry), Decimal(entry[1]["low"]), Decimal(entry[1]["high"])) for entry in closed]
+    if open_seq <= position:
+        buckets.clear()  # nothing that is closed reaches so far
+    buckets.append(Bucket(symbol, open_seq, Decimal(price["b_low"]), Decimal(price["b_high"])))
     gap_seq = int(price.get("gap_seq", 0))
-    oldest_ms = int(closed[0][1]["at"]) if closed else int(price["b_at"])
     return SymbolWindow(
         symbol=symbol,
         price=price["price"],
@@ -203,12 +207,17 @@ def _window(symbol: str, price: dict[str, str], closed: Sequence[Any], position:
         received_ms=int(price["received"]),
         trade_id=int(price["trade_id"]) if price["trade_id"] else None,
         seq=int(price["seq"]),
-        buckets=buckets[max(held, 0) :],
-        oldest_seq=buckets[0].first_seq,
-        oldest_ms=oldest_ms,
+        buckets=buckets,
+        oldest_seq=_seq(oldest[0]) if oldest else open_seq,
+        oldest_ms=int(oldest[0][1]["at"]) if oldest else int(price["b_at"]),
         gap_ms=int(price["gap"]) if gap_seq > position else 0,
         gap_seq=gap_seq,
     )
+
+
+def _seq(entry: Any) -> int:
+    """The number of a closed bucket's first price: its id in the stream."""
+    return int(entry[0].split("-")[0])
 
 
 def from_prices(prices: Mapping[str, Sequence[Price]], swept: Mapping[str, int]) -> list[SymbolWindow]:

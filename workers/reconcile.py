@@ -25,7 +25,9 @@ from workers.redis_client import connect
 log = structlog.get_logger(__name__)
 
 RECONCILE_LOCK: Final = 7307
-RANGE: Final = 5_000
+RANGE: Final = 50_000
+"""Of a rebuild: of a hundred symbols each has as many deals in it as one call of the arming script takes."""
+CHECK_RANGE: Final = 5_000
 NO_VERSION: Final = 2**31
 
 
@@ -106,10 +108,10 @@ def _few_members(client: Redis) -> dict[str, list[str]] | None:
 def _check_one_range(client: Redis) -> int:
     """Arm the next range again and clean the next symbol's book; the next call takes the ones after."""
     after, turn = (int(value or 0) for value in client.hmget(keys.book_progress(), ["after", "symbol"]))
-    rows = watched_after(after, RANGE)
+    rows = watched_after(after, CHECK_RANGE)
     arm_rows(rows)
     removed = _remove_strangers(client, settings.SYMBOLS[turn % len(settings.SYMBOLS)])
-    next_after = rows[-1].id if len(rows) == RANGE else 0
+    next_after = rows[-1].id if len(rows) == CHECK_RANGE else 0
     client.hset(keys.book_progress(), mapping={"after": next_after, "symbol": (turn + 1) % len(settings.SYMBOLS)})
     if removed:
         log.warning("book.strangers_removed", removed=removed)

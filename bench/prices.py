@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 import django
+import uvloop
 
 from bench.market import Market
 
@@ -50,4 +51,4 @@ def _say(answer: dict[str, Any]) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cryptocraze.settings")
     django.setup()
-    asyncio.run(run(sys.argv[1].split(",")))
+    uvloop.run(run(sys.argv[1].split(",")))

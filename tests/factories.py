@@ -13,10 +13,11 @@ from rest_framework.test import APIClient
 
 from deals import quotes, services
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Notification
-from workers import keys
 from workers.book import Fired, parse_fired
 from workers.clock import WALL_CLOCK
+from workers.prices import Price
 from workers.redis_client import PROCESS_TICKS, connect
+from workers.tick_call import tick_call
 
 PASSWORD = "correct horse"
 _numbers = itertools.count(1)
@@ -39,10 +40,9 @@ def set_price(symbol: str = "BTCUSDT", price: str = "100", *, age_s: float = 0, 
     Nothing fires unless the cached system state is `running` (`workers.system.refresh_state`).
     """
     at_ms = WALL_CLOCK.now_ms() - int(age_s * 1000)
-    names = [keys.state(), keys.fired(), keys.fired_at(), keys.price(symbol), keys.window(symbol)]
-    names += [keys.upper(symbol), keys.lower(symbol), keys.versions(symbol), keys.lease(symbol)]
-    head = [token, secrets.token_hex(4), WALL_CLOCK.now_ms(), 1, 10_000, 1, symbol, keys.price_update(symbol)]
-    _state, refused, flat = PROCESS_TICKS.run(connect(), names, [*head, 1, price, at_ms, "", next(_seqs), at_ms])
+    tick = Price(symbol, price, Decimal(price), at_ms, None, next(_seqs), at_ms)
+    call = tick_call([tick], token=token, owner=secrets.token_hex(4), now_ms=WALL_CLOCK.now_ms(), publish=True)
+    _state, refused, flat = PROCESS_TICKS.run(connect(), *call)
     assert not refused
     return parse_fired(flat)
 

@@ -4,9 +4,9 @@
 --
 -- KEYS  1 state  2 fired  3 fired_at, then for each symbol: price, window, upper, lower, versions, lease; then, where what
 --       fires is to be told, events
--- ARGV  1 fencing token  2 owner  3 now (ms)  4 '1' to publish  5 stale after (ms)  6 number of symbols n, then for each
---       symbol: name, channel; then for each tick: symbol's number (1..n), price, exchange time (ms), trade id or '',
---       sequence, received (ms)
+-- ARGV  1 fencing token  2 owner  3 now (ms)  4 '1' to publish  5 stale after (ms)  6 the ticks, a JSON array of texts, six
+--       a tick: symbol's number (1..n), price, exchange time (ms), trade id or '', sequence, received (ms); then for each
+--       of the n symbols: name, channel
 -- Returns {state, {symbols whose ticks were refused: another process drives them}, {id, entry, id, entry, …}}
 -- A fired entry is version|symbol|price|trade id|exchange ms|received ms|fired ms|detector, and |gap ms when the tick came
 -- after a time without prices that made the last one stale. The price keeps the last such gap and the tick that ended it.
@@ -14,7 +14,7 @@
 local BUCKET_MS, WINDOW_MS, CHUNK = 250, 60000, 1000
 local KEEP_EVENTS, LISTED = 10000, 50  -- as in workers/events.py
 local token, owner, now, publish = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local stale_ms, n = tonumber(ARGV[5]), tonumber(ARGV[6])
+local stale_ms, ticks, n = tonumber(ARGV[5]), cjson.decode(ARGV[6]), (#ARGV - 6) / 2
 local cached = redis.call('GET', KEYS[1])
 local state = cached and string.match(cached, ':(.*)$') or ''
 local running = state == 'running'
@@ -24,12 +24,12 @@ for i = 1, n do
     local k = 3 + (i - 1) * 6
     local s = {name = ARGV[5 + 2 * i], channel = ARGV[6 + 2 * i], price_key = KEYS[k + 1], window = KEYS[k + 2],
                upper = KEYS[k + 3], lower = KEYS[k + 4], versions = KEYS[k + 5]}
-    local h = redis.call('HMGET', s.price_key, 'token', 'b_seq', 'b_low', 'b_high', 'b_at', 'cut', 'seq', 'received')
+    local h = redis.call('HMGET', s.price_key, 'token', 'b_seq', 'b_low', 'b_high', 'b_at', 'cut', 'seq', 'received', 'ticks')
     local holder = redis.call('GET', KEYS[k + 6])
     s.refused = (h[1] and tonumber(h[1]) > tonumber(token)) or (holder and holder ~= owner)
     if s.refused then refused[#refused + 1] = s.name end
     s.b_seq, s.b_low, s.b_high, s.b_at, s.cut = h[2], h[3], h[4], h[5], tonumber(h[6] or '-1')
-    s.seen, s.received = tonumber(h[7] or '0'), tonumber(h[8])
+    s.seen, s.received, s.ticks = tonumber(h[7] or '0'), tonumber(h[8]), tonumber(h[9] or '0')
     symbols[i] = s
 end
 
@@ -50,6 +50,13 @@ local function widen(s, price, seq, received)
     end
     if s.b_seq then store_bucket(s) end
     s.b_seq, s.b_low, s.b_high, s.b_at, s.cut = seq, price, price, received, -1
+end
+
+-- The lowest upper and the highest lower trigger: a tick between them reaches none.
+local function find_nearest(s)
+    local up = redis.call('ZRANGE', s.upper, 0, 0, 'WITHSCORES')
+    local down = redis.call('ZREVRANGE', s.lower, 0, 0, 'WITHSCORES')
+    s.lowest_upper, s.highest_lower = tonumber(up[2]) or math.huge, tonumber(down[2]) or -math.huge
 end
 
 local function fire(s, ids, tail)
@@ -78,26 +85,27 @@ local function fire(s, ids, tail)
     end
 end
 
-for a = 7 + 2 * n, #ARGV, 6 do
+for a = 1, #ticks, 6 do
     local s, price, at, trade_id, seq, received =
-        symbols[tonumber(ARGV[a])], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
+        symbols[tonumber(ticks[a])], ticks[a + 1], ticks[a + 2], ticks[a + 3], ticks[a + 4], ticks[a + 5]
     -- A call that is sent again because its answer was lost finds its ticks done: they are passed over.
     if not s.refused and tonumber(seq) > s.seen then
         widen(s, price, seq, received)
         s.last = {price, at, trade_id, seq, received}
-        s.ticks = (s.ticks or 0) + 1
+        s.ticks = s.ticks + 1
         local silent_ms = s.received and tonumber(received) - s.received or 0
         local after_gap = silent_ms >= stale_ms
         if after_gap then s.gap, s.gap_seq = silent_ms, seq end
         s.received = tonumber(received)
         if running then
-            local up = redis.call('ZRANGEBYSCORE', s.upper, '-inf', price)
-            local down = redis.call('ZRANGEBYSCORE', s.lower, price, '+inf')
-            if #up + #down > 0 then
+            if not s.lowest_upper then find_nearest(s) end
+            local value = tonumber(price)
+            if value >= s.lowest_upper or value <= s.highest_lower then
                 local tail = '|' .. s.name .. '|' .. price .. '|' .. trade_id .. '|' .. at .. '|' .. received .. '|'
                     .. now .. '|tick' .. (after_gap and '|' .. silent_ms or '')
-                fire(s, up, tail)
-                fire(s, down, tail)
+                fire(s, redis.call('ZRANGEBYSCORE', s.upper, '-inf', price), tail)
+                fire(s, redis.call('ZRANGEBYSCORE', s.lower, price, '+inf'), tail)
+                find_nearest(s)
             end
         end
     end
@@ -107,8 +115,7 @@ for _, s in ipairs(symbols) do
     if s.last then
         redis.call('HSET', s.price_key, 'token', token, 'price', s.last[1], 'at', s.last[2], 'trade_id', s.last[3],
             'seq', s.last[4], 'received', s.last[5], 'b_seq', s.b_seq, 'b_low', s.b_low, 'b_high', s.b_high,
-            'b_at', s.b_at, 'cut', tostring(s.cut))
-        redis.call('HINCRBY', s.price_key, 'ticks', s.ticks)
+            'b_at', s.b_at, 'cut', tostring(s.cut), 'ticks', string.format('%d', s.ticks))
         if s.gap then redis.call('HSET', s.price_key, 'gap', s.gap, 'gap_seq', s.gap_seq) end
         if publish then
             redis.call('PUBLISH', s.channel,

@@ -7,6 +7,7 @@ import signal
 from argparse import ArgumentParser
 from typing import Any
 
+import uvloop
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
@@ -31,7 +32,7 @@ class Command(BaseCommand):
         if unknown:
             raise CommandError(f"SYMBOLS does not list {', '.join(unknown)}.")
         try:
-            asyncio.run(_run(options["source"], symbols))
+            uvloop.run(_run(options["source"], symbols))
         except SourceError as error:
             raise CommandError(str(error)) from None
 

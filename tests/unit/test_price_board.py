@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from workers.clock import TapeClock
@@ -130,7 +131,7 @@ def test_a_renumbered_price_differs_in_its_number_only(board: PriceBoard) -> Non
     assert second is not None
     again = board.renumber(first)
     assert again.seq > second.seq
-    assert again._replace(seq=first.seq) == first
+    assert msgspec.structs.replace(again, seq=first.seq) == first
 
 
 def test_sequences_stay_exact_as_doubles_for_millions_of_tokens() -> None:

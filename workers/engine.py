@@ -188,16 +188,20 @@ class PriceEngine:
     async def flush(self) -> None:
         """Run all waiting prices through the book, in order. Raises RedisError; what was not confirmed goes on
         waiting."""
-        async with self.flushing:
-            while batch := self.backlog.take(FLUSH_LIMIT):
-                try:
-                    fired = await self._process([price for price in batch if price.symbol in self.held])
-                except BaseException:
-                    self.backlog.give_back(batch)
-                    raise
-                self.memory.written((price for price in batch if price.symbol in self.held), fired)
-                self.backlog.keep(price for price in batch if price.symbol not in self.held)
-                self.queue_fired(fired)
+        while self.backlog:
+            async with self.flushing:  # for one batch: in a flood others must get their turn, or the leases run out
+                await self._flush_batch(self.backlog.take(FLUSH_LIMIT))
+
+    async def _flush_batch(self, batch: list[Price]) -> None:
+        held = [price for price in batch if price.symbol in self.held]
+        try:
+            fired = await self._process(held)
+        except BaseException:
+            self.backlog.give_back(batch)
+            raise
+        self.memory.written((price for price in held if price.symbol in self.held), fired)
+        self.backlog.keep(price for price in batch if price.symbol not in self.held)
+        self.queue_fired(fired)
 
     def queue_fired(self, fired: Sequence[Fired]) -> None:
         """Have these sent to the workers."""
@@ -247,7 +251,8 @@ class PriceEngine:
             held, renewed, _ = await self._ask_for_leases()
         if self.held & held - renewed:  # ran out, or was forgotten: it was ours a second ago
             self.link.forgotten = True
-        await self._take_over(held - self.held)
+        if held - self.held:
+            await self._take_over(held - self.held)
         if held != self.held:
             log.info("prices.leases", held=len(held), of=len(self.symbols), owner=self.owner, token=self.token)
         self.held = held

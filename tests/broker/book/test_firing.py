@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -13,7 +14,9 @@ from market import BTC, ETH, NOT_IN_BOOK, Market, in_book, row, say_state
 
 from workers import book, keys
 from workers.clock import TapeClock
+from workers.engine import FLUSH_LIMIT
 from workers.redis_client import CACHE_STATE, connect
+from workers.sources.base import Tick
 
 
 @pytest.mark.parametrize(
@@ -200,3 +203,28 @@ def test_leases_end_by_themselves_and_are_given_up_only_by_their_owner(market: M
     assert client.get(keys.lease(BTC)) == market.engine.owner
     market.run(market.engine.close())
     assert client.exists(keys.lease(BTC), keys.lease(ETH)) == 0
+
+
+def test_a_flood_of_prices_lets_others_have_their_turn(market: Market, clock: TapeClock) -> None:
+    """Leases are renewed meanwhile, and what needs the flow to stand still waits for one batch only."""
+    engine = market.engine
+    for number in range(4 * FLUSH_LIMIT):
+        price = engine.board.accept(Tick(BTC, "100", clock.now_ms(), number + 1))
+        assert price is not None
+        engine.enqueue(price)
+
+    async def come_between() -> tuple[set[str], int]:
+        flood = asyncio.create_task(engine.flush())
+        async with engine.flushing:
+            await asyncio.wait_for(engine.hold_leases(), 5)
+        waiting = 0
+        while not flood.done():
+            async with engine.flushing:
+                waiting = max(waiting, len(engine.backlog))
+        await flood
+        return set(engine.held), waiting
+
+    held, waiting = market.run(come_between())
+    assert held == {BTC, ETH}
+    assert waiting > 0
+    assert connect().hget(keys.price(BTC), "ticks") == str(4 * FLUSH_LIMIT)

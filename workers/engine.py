@@ -45,7 +45,7 @@ from workers.tick_call import tick_call
 log = structlog.get_logger(__name__)
 
 FLUSH_LIMIT: Final = 500
-FLUSH_EVERY_S: Final = 0.004
+FLUSH_EVERY_S: Final = 0.003
 """While ticks come faster than this they wait for each other: a call to Redis costs as much as twenty ticks in it. One
 that comes alone goes at once."""
 LEASE_MS: Final = 3_000

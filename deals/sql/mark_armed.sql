@@ -1,4 +1,6 @@
--- Records that the book holds these deals at these versions; what changed meanwhile is left alone.
+-- Records that the book holds these deals at these versions; what changed meanwhile is left alone. The commit need not
+-- wait for the disk: what a crash of PostgreSQL loses of it is `pending` again, and the sweep arms it once more. Must be
+-- the only thing its transaction writes.
 WITH armed AS (
     UPDATE deals
     SET monitoring = 'armed', monitoring_since = %(now)s
@@ -9,7 +11,7 @@ WITH armed AS (
         WHERE deals.status = 'open' AND deals.monitoring = 'pending' AND deals.watch_version = held.version
         ORDER BY deals.id
         FOR NO KEY UPDATE OF deals
-    )
+    ) AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'
     RETURNING id, watch_version
 )
 INSERT INTO deal_events (deal_id, kind, version, at, error)

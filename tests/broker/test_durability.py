@@ -17,6 +17,7 @@ SETTLING = (
     "insert settlements",
 )  # fmt: skip
 AFTERWARDS = ("update settlements", "update notifications", "insert job_log", "update job_log")
+OPENING = {"insert deals": "on", "update accounts": "on", "insert ledger_entries": "on"}
 TABLES = sorted({work.split()[1] for work in (*SETTLING, *AFTERWARDS)})
 NOTED = """
     CREATE TABLE noted_commits (work text, mode text);
@@ -67,3 +68,12 @@ def test_a_settlement_waits_for_the_disk_and_its_bookkeeping_does_not(
     with connection.cursor() as cursor:
         cursor.execute("SHOW synchronous_commit")
         assert cursor.fetchone() == ("on",), "for the next settlement of this connection"
+
+
+def test_an_opening_waits_for_the_disk_and_its_arming_does_not(
+    market: Market, trader: Account, noted: Callable[[], dict[str, str]]
+) -> None:
+    market.tick("100")
+    market.open(trader, take_profit="110")
+    # Both write to the deal's history; only arming changes the row.
+    assert noted() == OPENING | {"update deals": "off", "insert deal_events": "off,on"}

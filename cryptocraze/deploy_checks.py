@@ -160,9 +160,9 @@ def check_flower(**_context: Any) -> Iterator[CheckMessage]:
 
 def check_prices(**_context: Any) -> Iterator[CheckMessage]:
     """Prices that real deals may close at."""
-    if settings.PRICE_SOURCE == "simulated":
+    if settings.PRICE_SOURCE in {"simulated", "tape"}:
         yield Caution(
-            "PRICE_SOURCE is simulated: deals open and close at made-up prices.",
+            f"PRICE_SOURCE is {settings.PRICE_SOURCE}: deals open and close at prices that are not the market's.",
             hint="Set PRICE_SOURCE to binance, redis or ccxt.",
             id="cryptocraze.W011",
         )

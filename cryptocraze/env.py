@@ -91,6 +91,18 @@ def choice(name: str, default: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
+def tape_file(symbols: list[str] | None) -> str:
+    """TAPE_FILE, what a price source `tape` reads; `symbols` are those that it is to have, None with another source."""
+    path = text("TAPE_FILE", "")
+    if path and not Path(path).is_file():
+        raise SettingError(f"TAPE_FILE is no file: {path}")
+    if symbols is not None and not path:
+        raise SettingError("TAPE_FILE is not set: PRICE_SOURCE=tape reads its trades there")
+    if symbols is not None and len(symbols) != 1:
+        raise SettingError(f"SYMBOLS must name the one symbol of TAPE_FILE, not {len(symbols)}")
+    return path
+
+
 def data_dir() -> Path:
     """The folder of the embedded servers' data: one per web port, so that two systems run side by side."""
     given = os.environ.get("CRYPTOCRAZE_DATA_DIR", "").strip()

@@ -108,10 +108,12 @@ SYMBOLS = [
         "UNIUSDT ATOMUSDT NEARUSDT",
     )
 ]
-PRICE_SOURCE = env.choice("PRICE_SOURCE", "binance", ("binance", "redis", "ccxt", "simulated"))
+PRICE_SOURCE = env.choice("PRICE_SOURCE", "binance", ("binance", "redis", "ccxt", "tape", "simulated"))
 BINANCE_WS_URL = env.text("BINANCE_WS_URL", "wss://stream.binance.com:9443")
 BINANCE_STREAM = env.choice("BINANCE_STREAM", "trade", ("trade", "aggTrade"))
 CCXT_EXCHANGE = env.text("CCXT_EXCHANGE", "binance")
+TAPE_FILE = env.tape_file(SYMBOLS if PRICE_SOURCE == "tape" else None)
+TAPE_SPEED = str(env.number("TAPE_SPEED", 1, least=1, most=10_000))
 SIMULATED_SEED = env.number("SIMULATED_SEED", 1, least=0, most=2**31)
 SIMULATED_TICKS_PER_S = env.number("SIMULATED_TICKS_PER_S", 5, least=1, most=10_000)
 COMMISSION_RATE = Decimal("0.0005")

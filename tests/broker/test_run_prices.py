@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,11 +168,33 @@ def test_the_simulated_market_closes_deals_by_itself(start_prices: Start, celery
     wait_until(lambda: not Deal.objects.filter(status=Status.OPEN).exists(), timeout_s=60, what="all have closed")
     for deal in deals:
         deal.refresh_from_db()
-        level = deal.take_profit if deal.close_reason == "take_profit" else deal.stop_loss
         assert deal.close_price is not None
-        assert level is not None
-        assert (deal.close_price >= level) == (deal.close_reason == "take_profit")
+        assert deal.take_profit is not None
+        assert deal.stop_loss is not None
+        # One that was crossed before it was armed closes exactly at its level.
+        assert (deal.close_price >= deal.take_profit) == (deal.close_reason == "take_profit")
+        assert (deal.close_price <= deal.stop_loss) == (deal.close_reason == "stop_loss")
         assert deal.detector in {"tick", "arm"}
+
+
+def test_a_recorded_tape_closes_deals_as_if_it_happened_now(
+    start_process: Start, celery_worker: Start, trader: Account, tmp_path: Path
+) -> None:
+    prices = ["100.00"] * 100 + ["100.50", "101.25", "99.00"]  # five seconds to open a deal in
+    rows = (f"{number},{price},1,1,{1_610_064_000_000 + 100 * number},True" for number, price in enumerate(prices, 1))
+    tape = tmp_path / "tape.csv"
+    tape.write_text("\n".join(rows))
+    celery_worker(concurrency=1)
+    env = {"TAPE_FILE": str(tape), "TAPE_SPEED": "2"}
+    process = start_process("manage.py", "run_prices", "--source", "tape", "--symbols", BTC, env=env)
+    wait_until(lambda: price_now() == "100.00", what="the tape's first price")
+    deal = open_deal(trader, "101")
+    wait_until(lambda: not Deal.objects.filter(status=Status.OPEN).exists(), what="the deal has closed")
+    deal.refresh_from_db()
+    assert (deal.close_price, deal.close_trade_id, deal.detector) == (Decimal("101.25"), 102, "tick")
+    wait_until(lambda: not process.alive, what="the tape has ended")
+    assert process.stop() == 0
+    assert price_now() == "99.00"
 
 
 def _simulated_deal(trader: Account) -> Deal:
@@ -209,6 +232,7 @@ def _simulated_deal(trader: Account) -> Deal:
     [
         (["--symbols", "BTCUSDT,NOSUCH"], {}, "SYMBOLS does not list NOSUCH"),
         ([], {"STATIC_ONLY": "true"}, "STATIC_ONLY is true"),
+        (["--source", "tape", "--symbols", "BTCUSDT"], {}, "no tape is given: set TAPE_FILE"),
     ],
 )
 def test_what_it_cannot_do_it_says_in_one_line(

@@ -221,6 +221,29 @@ def test_a_wrong_address_of_sentinels_is_named(monkeypatch: pytest.MonkeyPatch, 
         env.broker_url(env.redis_url())
 
 
+@pytest.mark.parametrize(
+    ("path", "symbols", "what"),
+    [
+        ("", ["BTCUSDT"], "TAPE_FILE is not set"),
+        ("/nowhere/tape.csv", None, "TAPE_FILE is no file: /nowhere/tape.csv"),
+        (__file__, ["BTCUSDT", "ETHUSDT"], "SYMBOLS must name the one symbol of TAPE_FILE, not 2"),
+    ],
+)
+def test_a_tape_needs_its_file_and_one_symbol(
+    monkeypatch: pytest.MonkeyPatch, path: str, symbols: list[str] | None, what: str
+) -> None:
+    monkeypatch.setenv("TAPE_FILE", path)
+    with pytest.raises(env.SettingError, match=what):
+        env.tape_file(symbols)
+
+
+def test_a_tape_that_is_given_need_not_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAPE_FILE", __file__)
+    assert env.tape_file(None) == env.tape_file(["BTCUSDT"]) == __file__
+    monkeypatch.delenv("TAPE_FILE")
+    assert env.tape_file(None) == ""
+
+
 def test_quorum_queues_need_rabbitmq(monkeypatch: pytest.MonkeyPatch) -> None:
     assert env.queue_type("redis://127.0.0.1:1/0") == "classic"
     monkeypatch.setenv("CELERY_QUEUE_TYPE", "quorum")

@@ -212,8 +212,9 @@ def test_the_factory_builds_every_source_by_its_name(tmp_path: object) -> None:
         ({"name": "binance", "binance_stream": "kline"}, "neither trade nor aggTrade"),
         ({"name": "redis", "redis_url": ""}, "Redis address must look like"),
         ({"name": "redis", "redis_url": "http://x"}, "Redis address must look like"),
-        ({"name": "tape", "symbols": ["A", "B"]}, "one symbol, not of 2"),
-        ({"name": "tape", "tape_speed": "0"}, "neither max nor a positive number"),
+        ({"name": "tape", "tape_path": "t", "symbols": ["A", "B"]}, "one symbol, not of 2"),
+        ({"name": "tape", "tape_path": "t", "tape_speed": "0"}, "neither max nor a positive number"),
+        ({"name": "tape"}, "no tape is given"),
     ],
 )
 def test_the_factory_refuses_wrong_arguments_in_one_line(arguments: dict[str, object], reason: str) -> None:

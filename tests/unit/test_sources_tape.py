@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from workers.clock import TapeClock
 from workers.sources import SourceError
 from workers.sources.base import Tick
 from workers.sources.tape import TapeError, TapeSource, Trade, parse_speed, read_trades
@@ -148,6 +149,19 @@ def test_a_speed_paces_the_tape_by_its_own_times(tmp_path: Path) -> None:
     started_s = time.monotonic()
     assert len(asyncio.run(drain(TapeSource(path, "BTCUSDT", 10.0)))) == 3
     assert 0.2 <= time.monotonic() - started_s < 1.5
+
+
+def test_with_a_clock_the_first_trade_happens_now_and_the_others_as_much_later_as_they_came(tmp_path: Path) -> None:
+    times = [1_610_064_000_278, 1_610_064_000_278, 1_610_064_000_285, 1_610_064_000_100, 1_610_064_000_478]
+    path = write(tmp_path, *(f"{number},1.0,1,1,{at_ms},True" for number, at_ms in enumerate(times, start=1)))
+    ticks = asyncio.run(drain(TapeSource(path, "BTCUSDT", 4.0, clock=TapeClock(1_800_000_000_000))))
+    assert [tick.at_ms - 1_800_000_000_000 for tick in ticks] == [0, 0, 1, -45, 50]
+    assert [tick.trade_id for tick in ticks] == [1, 2, 3, 4, 5]
+
+
+def test_a_tape_that_is_moved_to_today_has_a_pace(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="needs a number as its speed"):
+        TapeSource(tmp_path, "BTCUSDT", clock=TapeClock())
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "", "fast", "1e3", "MAX"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from workers.clock import Clock
 from workers.sources.base import Heartbeat, PriceSource, Tick
 from workers.sources.errors import SourceError
 
@@ -24,12 +25,14 @@ def build_source(
     ccxt_exchange: str = "binance",
     tape_path: str | Path = "",
     tape_speed: str = "max",
+    tape_clock: Clock | None = None,
     seed: int = 1,
     ticks_per_s: float = 5.0,
 ) -> PriceSource:
     """Make the source called `name`; it uses the arguments and imports the library that are its own.
 
-    ticks_per_s is the simulated market's, a symbol. A tape holds one symbol. Raises SourceError, one line.
+    ticks_per_s is the simulated market's, a symbol. A tape holds one symbol; with a clock its times are moved to today.
+    Raises SourceError, one line.
     """
     if name not in SOURCE_NAMES:
         raise SourceError(f"no price source {name!r}; there are {', '.join(SOURCE_NAMES)}")
@@ -46,7 +49,7 @@ def build_source(
 
         return CcxtSource(open_exchange(ccxt_exchange), symbols)
     if name == "tape":
-        return _tape(tape_path, symbols, tape_speed)
+        return _tape(tape_path, symbols, tape_speed, tape_clock)
     from workers.sources.simulated import SimulatedSource
 
     return SimulatedSource(symbols, seed=seed, ticks_per_s=ticks_per_s)
@@ -62,9 +65,11 @@ def _binance(base_url: str, symbols: Sequence[str], stream: str) -> PriceSource:
     raise SourceError(f"Binance stream {stream!r} is neither trade nor aggTrade")
 
 
-def _tape(path: str | Path, symbols: Sequence[str], speed: str) -> PriceSource:
+def _tape(path: str | Path, symbols: Sequence[str], speed: str, clock: Clock | None) -> PriceSource:
     from workers.sources.tape import TapeSource, parse_speed
 
     if len(symbols) != 1:
         raise SourceError(f"a tape holds the trades of one symbol, not of {len(symbols)}")
-    return TapeSource(path, symbols[0], parse_speed(speed))
+    if not str(path):
+        raise SourceError("no tape is given: set TAPE_FILE")
+    return TapeSource(path, symbols[0], parse_speed(speed), clock=clock)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import csv
+import math
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from deals.money import NotADecimal, parse_price
+from workers.clock import Clock
 from workers.sources.base import Heartbeat, Tick
 from workers.sources.errors import SourceError
 
@@ -127,32 +129,43 @@ def _shown(cell: bytes) -> str:
 class TapeSource:
     """Replays a tape once, in the file's order, and ends.
 
-    speed   "max": as fast as it is read; a number N: N times real time by the tape's own times
-    Raises TapeError from the iteration.
+    speed    "max": as fast as it is read; a number N: N times real time by the tape's own times
+    clock    moves the tape's times: its first trade happens now by this clock, the others at their pace, a number;
+             without it they stay what they are, long stale for a system that runs today
+    Raises SourceError, and TapeError from the iteration.
     """
 
     name = "tape"
 
-    def __init__(self, path: str | Path, symbol: str, speed: float | Literal["max"] = "max") -> None:
+    def __init__(
+        self, path: str | Path, symbol: str, speed: float | Literal["max"] = "max", *, clock: Clock | None = None
+    ) -> None:
         self.heartbeat = Heartbeat()
         self._path = Path(path)
         self._symbol = symbol
         self._speed = speed
+        self._clock = clock
+        if clock is not None and speed == "max":
+            raise SourceError("a tape whose times are moved to today needs a number as its speed")
 
     async def ticks(self) -> AsyncGenerator[Tick, None]:
-        """Yield the tape's trades; times are the tape's own."""
+        """Yield the tape's trades."""
         pace = None if self._speed == "max" else _Pace(self._speed)
+        start_ms = None if self._clock is None else self._clock.now_ms()
         for count, trade in enumerate(read_trades(self._path), start=1):
+            at_ms = trade.at_ms
             if pace is not None:
                 await pace.wait_until(trade.at_ms)
+                if start_ms is not None:
+                    at_ms = start_ms + math.floor(pace.since_start_s(trade.at_ms) * 1000)
             elif count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
             self.heartbeat.beat()
-            yield Tick(self._symbol, trade.price, trade.at_ms, trade.trade_id)
+            yield Tick(self._symbol, trade.price, at_ms, trade.trade_id)
 
 
 class _Pace:
-    """Waits until the tape's clock, started with its first trade and run at `speed`, has come to a time."""
+    """The tape's clock, started with its first trade and run at `speed`."""
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
@@ -160,11 +173,16 @@ class _Pace:
         self._started_s = 0.0
 
     async def wait_until(self, at_ms: int) -> None:
+        """Sleep until it has come to a time."""
         now_s = time.monotonic()
         if self._first_ms is None:
             self._first_ms, self._started_s = at_ms, now_s
-        due_s = self._started_s + (at_ms - self._first_ms) / 1000 / self._speed
+        due_s = self._started_s + self.since_start_s(at_ms)
         await asyncio.sleep(max(0.0, due_s - now_s))
+
+    def since_start_s(self, at_ms: int) -> float:
+        """How long after the first trade a time of the tape comes, in seconds of ours; equal times come together."""
+        return 0.0 if self._first_ms is None else (at_ms - self._first_ms) / 1000 / self._speed
 
 
 def parse_speed(text: str) -> float | Literal["max"]:

@@ -11,17 +11,16 @@ import uvloop
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from workers.clock import WALL_CLOCK
 from workers.engine import PriceEngine, next_token
-from workers.sources import SourceError, build_source
+from workers.sources import SOURCE_NAMES, SourceError, build_source
 
 
 class Command(BaseCommand):
     help = "Read a price stream, keep the prices, and fire deals whose Take Profit or Stop Loss is reached."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--source", default=settings.PRICE_SOURCE, choices=("binance", "redis", "ccxt", "simulated")
-        )
+        parser.add_argument("--source", default=settings.PRICE_SOURCE, choices=SOURCE_NAMES)
         parser.add_argument("--symbols", default=",".join(settings.SYMBOLS), help="comma-separated; default: SYMBOLS")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -46,6 +45,9 @@ async def _run(source_name: str, symbols: list[str]) -> None:
         redis_url=settings.REDIS_URL,
         redis_key_prefix=settings.KEY_PREFIX,
         ccxt_exchange=settings.CCXT_EXCHANGE,
+        tape_path=settings.TAPE_FILE,
+        tape_speed=settings.TAPE_SPEED,
+        tape_clock=WALL_CLOCK,
         seed=settings.SIMULATED_SEED,
         ticks_per_s=settings.SIMULATED_TICKS_PER_S,
     )

@@ -19,7 +19,7 @@ BOTH: Final = ("takeProfit", "stopLoss")
 CLOSED_SHARE: Final = 0.08
 AMENDED_SHARE: Final = 0.15
 AMOUNTS: Final = ("1", "2.5", "0.37")
-GIVE_UP_S: Final = 120.0
+GIVE_UP_S: Final = 240.0
 
 
 class Traders:
@@ -49,8 +49,8 @@ class Traders:
         """Begin, or go on."""
         self._working.set()
 
-    def pause(self, timeout_s: float = GIVE_UP_S) -> None:
-        """Stop opening; answers when nobody waits for an answer any more."""
+    def pause(self, timeout_s: float = 3 * GIVE_UP_S) -> None:
+        """Stop opening; answers when nobody waits for an answer any more, to an opening and to what followed it."""
         self._working.clear()
         for _ in range(self._threads):
             assert self._busy.acquire(timeout=timeout_s), "a trader waits for the web process"

@@ -20,8 +20,9 @@ from chaos.system import SYMBOLS, System, running_system, wait
 from chaos.traders import Traders, terms
 
 AWAY = (psycopg.OperationalError, redis.RedisError, OSError)
-RECOVERED_S = 180.0
-TRY_S = 90.0
+RECOVERED_S = 300.0
+TRY_S = 180.0
+"""Patience, no promise: on a busy machine a process may take minutes to come back."""
 
 
 class Loss(Exception):
@@ -85,18 +86,21 @@ class World:
                     self._undos.remove((at_s, undo))
 
     def mend_all(self) -> None:
-        """Wait until all is mended that is mended by hand."""
-        while self._undos:
+        """Wait until all is mended that is mended by hand; AssertionError when that never comes."""
+
+        def is_mended() -> bool:
             self.mend_due()
-            time.sleep(0.05)
+            return not self._undos
+
+        wait(is_mended, RECOVERED_S, "all that was broken is mended")
 
     # --- checking --------------------------------------------------------------------------------------------
 
     def check(self, timeout_s: float = RECOVERED_S) -> Findings:
         """Stand still until nothing is wrong; Loss with the deals' whole history when that never comes."""
+        self.mend_all()  # first: until then a trader may get no answer and a price not be taken
         self.traders.pause()
         self.feed.pause()
-        self.mend_all()
         deadline = time.monotonic() + timeout_s
         while True:
             try:

@@ -92,6 +92,13 @@ class DealRow(NamedTuple):
         return None
 
 
+class _Right(NamedTuple):
+    """A closed deal that was found right, and whether it closed at the price of the very first tick."""
+
+    row: DealRow
+    at_first: bool
+
+
 @dataclass
 class Findings:
     """What is wrong: deals by number with what is wrong with them, and everything else."""
@@ -133,13 +140,14 @@ class Findings:
 
 
 class Oracle:
-    """Remembers how far each open deal was compared, so that a look costs only what is new."""
+    """Remembers how far each deal was compared, and which closed ones were right: a look costs only what is new."""
 
     def __init__(self, system: System, feed: Feed) -> None:
         self._system = system
         self._feed = feed
         self._looked: dict[_Watch, int] = {}
         self._crossed: dict[_Watch, int] = {}
+        self._right: dict[int, _Right] = {}
 
     def look(self, answers: Answers) -> Findings:
         """Compare everything with what must be. Raises psycopg.OperationalError, redis.RedisError."""
@@ -171,6 +179,10 @@ class Oracle:
         return lines
 
     def _judge(self, row: DealRow, taken: dict[str, int], findings: Findings) -> None:
+        right = self._right.get(row.id)
+        if right is not None and right.row == row:
+            findings.at_first += right.at_first
+            return
         crossing = self._first_crossing(row)
         if row.status == "open":
             if crossing is not None and crossing < taken[row.symbol]:
@@ -181,8 +193,10 @@ class Oracle:
                 findings.wrong[row.id] = f"is {row.monitoring}: not protected"
         elif problem := self._closed_wrong(row, crossing):
             findings.wrong[row.id] = problem
-        elif crossing is not None and row.close_price == self._feed.sent[row.symbol][crossing].price:
-            findings.at_first += 1
+        else:
+            at_first = crossing is not None and row.close_price == self._feed.sent[row.symbol][crossing].price
+            self._right[row.id] = _Right(row, at_first)
+            findings.at_first += at_first
 
     def _first_crossing(self, row: DealRow) -> int | None:
         """The number of the first price after its opening that reaches a level."""

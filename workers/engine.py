@@ -130,6 +130,8 @@ class PriceEngine:
             await in_thread(system.refresh_state)
         except (RedisError, *DATABASE_ERRORS) as error:  # its loops try again
             log.warning("prices.started_in_trouble", error=str(error))
+            if isinstance(error, RedisError):  # at once, so that no price is taken for one that another process writes
+                self.outage.redis_failed(error, tries=1)
         work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
         loops = [asyncio.create_task(loop()) for loop in (*work, self._reach_loop, self.degraded.run)]
         pump = asyncio.create_task(self._pump(source))

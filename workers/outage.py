@@ -24,10 +24,10 @@ class Outage:
         self._failures = 0
         self._errors: dict[str, str] = {}
 
-    def redis_failed(self, error: Exception) -> None:
-        """A call to Redis has failed."""
+    def redis_failed(self, error: Exception, *, tries: int = REDIS_TRIES) -> None:
+        """A call to Redis has failed, which is an outage when it was the last of so many in a row."""
         self._failures += 1
-        if self._failures >= REDIS_TRIES and not self.redis_away:
+        if self._failures >= tries and not self.redis_away:
             self.redis_away = True
             self._change("redis", str(error))
 

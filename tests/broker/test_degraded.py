@@ -266,6 +266,24 @@ def test_the_one_that_stands_by_closes_nothing_until_the_other_is_gone(
     assert LedgerEntry.objects.filter(kind="close").count() == 2
 
 
+def test_a_prices_process_that_starts_while_redis_is_away_closes_what_crosses_then(
+    live: LiveEngine, own_valkey: Valkey, start_engine: Start
+) -> None:
+    deal, other = open_deal(new_account(), take_profit="110"), open_deal(new_account(), take_profit="130")
+    own_valkey.kill()
+    live.stop()
+    started = start_engine()
+    started.tick("101", "111", "102")
+    assert (closed(deal).close_price, deal.detector) == (Decimal(110), "sweep")
+    own_valkey.start()
+    wait_until(lambda: not started.degraded and epoch_is_current(), SOON_S, what="it hands back")
+    wait_until(lambda: BTC in started.engine.held, SOON_S, what="it drives")
+    price_of(started, "103")
+    started.tick("131")
+    wait_until(lambda: [item.deal_id for item in started.sent] == [other.pk], SOON_S, what="the tick fires the other")
+    assert LedgerEntry.objects.filter(kind="close").count() == 1
+
+
 # --- Redis emptied under a living process -----------------------------------------------------------------------
 
 

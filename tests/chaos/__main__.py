@@ -20,7 +20,7 @@ DONE, LOST = 0, 1
 SAMPLES: Final = 3
 CATCH_UP: Final = 10
 LIVES: Final = """
-SELECT (extract(epoch FROM opened_at) * 1000)::bigint, (extract(epoch FROM closed_at) * 1000)::bigint FROM deals
+SELECT id, (extract(epoch FROM opened_at) * 1000)::bigint, (extract(epoch FROM closed_at) * 1000)::bigint FROM deals
 """
 SPREAD: Final = (0.5, 1.5)
 
@@ -34,16 +34,39 @@ def main() -> int:
     began = time.monotonic()
     with running_world(seed) as world:
         _say(f"the system runs after {time.monotonic() - began:.0f} s")
+        code = DONE
         try:
             findings = _rounds(world, options, began)
         except (Loss, AssertionError) as loss:
-            _say(f"\nNOT AS IT MUST BE, with seed {seed}:\n{loss}")
-            log = Path(f"chaos-{seed}.log")
-            log.write_text(world.system.launcher.output)
-            _say(f"the system's log is in {log}")
-            return LOST
+            code, findings = LOST, _tell(world, loss, seed)
         _report(world, findings, seed, time.monotonic() - began, options.out)
-    return DONE
+    return code
+
+
+def _tell(world: World, loss: Loss | AssertionError, seed: int) -> Findings:
+    """Say everything that is known of what is not as it must be; that the run ended early is a finding, too."""
+    _say(f"\nNOT AS IT MUST BE, with seed {seed}:\n{loss}")
+    findings = _found_by(loss)
+    if findings is None:
+        findings = _in_the_end(world)
+        findings.other.append(f"the run ended early: {loss}")
+    log = Path(f"chaos-{seed}.log")
+    log.write_text(world.system.launcher.output)
+    _say(f"the system's log is in {log}")
+    return findings
+
+
+def _found_by(loss: Loss | AssertionError) -> Findings | None:
+    return loss.findings if isinstance(loss, Loss) else None
+
+
+def _in_the_end(world: World) -> Findings:
+    """What is still wrong when everything has had its time."""
+    try:
+        return world.check()
+    except (Loss, AssertionError) as loss:
+        _say(str(loss))
+        return _found_by(loss) or world.look()
 
 
 def _rounds(world: World, options: argparse.Namespace, began: float) -> Findings:
@@ -73,13 +96,14 @@ def _rounds(world: World, options: argparse.Namespace, began: float) -> Findings
         if time.monotonic() - began > options.minutes * 60:
             _say("the time is over")
             break
+    world.drain()
     return findings
 
 
 def _report(world: World, findings: Findings, seed: int, took_s: float, out: str) -> None:
     deals = [table.Life(*row) for row in world.system.sql(LIVES)]
-    text = table.markdown(table.rows(world.events, deals))
-    about = table.description(world.system, findings, seed=seed, took_s=took_s)
+    text = table.markdown(table.rows(world.events, deals, findings))
+    about = table.description(world.system, world.events, findings, seed=seed, took_s=took_s)
     _say(f"\n{about}\n\n{text}")
     if out:
         table.write(PROJECT / out, f"{about}\n\n{text}")
@@ -103,7 +127,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=1000, help="of processes, besides those that are measured")
     parser.add_argument("--restarts", type=int, default=100, help="of servers, besides those that are measured")
     parser.add_argument("--every", type=float, default=2.6, help="seconds between two faults, on average")
-    parser.add_argument("--minutes", type=float, default=75, help="begin no further round after so long")
+    parser.add_argument("--minutes", type=float, default=70, help="begin no further round after so long")
     parser.add_argument("--out", default="docs/faults.md", help="the page that gets the table; empty: none")
     return parser.parse_args()
 

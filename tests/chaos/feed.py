@@ -61,7 +61,7 @@ class Feed:
         self._walking.clear()
         self.go({})
 
-    def go(self, prices: Mapping[str, Decimal], timeout_s: float = 120) -> None:
+    def go(self, prices: Mapping[str, Decimal], timeout_s: float = 240) -> None:
         """Jump to these prices in the next step, and wait until they are taken."""
         with self._moved:
             self._targets.update({symbol: price.quantize(SMALLEST) for symbol, price in prices.items()})

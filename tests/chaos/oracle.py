@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -12,13 +11,14 @@ from typing import Any, NamedTuple
 
 from commands.replay_oracle import outcome
 
+from chaos.answers import Answers
 from chaos.feed import Feed
 from chaos.system import SYMBOLS, System
 from deals.sql import statement
 
 DEALS = """
 SELECT id, symbol, direction, amount, multiplier, open_price, take_profit, stop_loss, status, monitoring,
-       watched_from_at, close_price, close_reason, detector, profit, commission
+       watch_version, watched_from_at, close_price, close_reason, detector, profit, commission
 FROM deals ORDER BY id
 """
 HISTORY = {
@@ -36,6 +36,14 @@ class _Watch(NamedTuple):
     stop_loss: Decimal | None
 
 
+class Held(NamedTuple):
+    """What the trigger book holds of a deal; None where a part of the book does not know it."""
+
+    version: int | None
+    upper: float | None
+    lower: float | None
+
+
 class DealRow(NamedTuple):
     """A deal as PostgreSQL has it."""
 
@@ -49,6 +57,7 @@ class DealRow(NamedTuple):
     stop_loss: Decimal | None
     status: str
     monitoring: str
+    watch_version: int
     watched_from_at: datetime
     close_price: Decimal | None
     close_reason: str | None
@@ -66,6 +75,13 @@ class DealRow(NamedTuple):
         """What is watched: an amended deal is compared anew."""
         return _Watch(self.id, self.watched_from_ms, self.take_profit, self.stop_loss)
 
+    @property
+    def in_book(self) -> Held:
+        """What the book must hold of it."""
+        levels = [None if level is None else float(level) for level in (self.take_profit, self.stop_loss)]
+        upper, lower = levels if self.direction == "up" else reversed(levels)
+        return Held(self.watch_version, upper, lower)
+
     def reason_at(self, price: Decimal) -> str | None:
         """Why the deal closes at this price, or None; the Stop Loss wins."""
         sign = 1 if self.direction == "up" else -1
@@ -74,6 +90,13 @@ class DealRow(NamedTuple):
         if self.take_profit is not None and sign * price >= sign * self.take_profit:
             return "take_profit"
         return None
+
+
+class _Right(NamedTuple):
+    """A closed deal that was found right, and whether it closed at the price of the very first tick."""
+
+    row: DealRow
+    at_first: bool
 
 
 @dataclass
@@ -95,6 +118,16 @@ class Findings:
         """Whose history is to be shown."""
         return sorted({*self.lost, *self.duplicated, *self.wrong})
 
+    @property
+    def verdict(self) -> str:
+        """In one sentence."""
+        if not self:
+            return "Nothing was lost, duplicated or wrong."
+        return (
+            f"NOT AS IT MUST BE: {len(self.lost)} lost, {len(self.duplicated)} duplicated, {len(self.wrong)} wrong, "
+            f"{len(self.other)} besides."
+        )
+
     def __bool__(self) -> bool:
         """Whether anything is wrong."""
         return bool(self.deals_in_question or self.other)
@@ -107,31 +140,23 @@ class Findings:
 
 
 class Oracle:
-    """Remembers how far each open deal was compared, so that a look costs only what is new."""
+    """Remembers how far each deal was compared, and which closed ones were right: a look costs only what is new."""
 
     def __init__(self, system: System, feed: Feed) -> None:
         self._system = system
         self._feed = feed
         self._looked: dict[_Watch, int] = {}
         self._crossed: dict[_Watch, int] = {}
+        self._right: dict[int, _Right] = {}
 
-    def look(self, opened: dict[str, int], closed: Collection[int] = ()) -> Findings:
+    def look(self, answers: Answers) -> Findings:
         """Compare everything with what must be. Raises psycopg.OperationalError, redis.RedisError."""
         findings = Findings()
         taken = dict(self._feed.taken)  # before the rows are read: what is taken later may not be settled in them
         rows = [DealRow(*row) for row in self._system.sql(DEALS)]
         for row in rows:
             self._judge(row, taken, findings)
-        known = {row.id for row in rows}
-        findings.other += [
-            f"deal {deal_id} ({name}) was answered and is gone"
-            for name, deal_id in opened.items()
-            if deal_id not in known
-        ]
-        still_open = {row.id for row in rows if row.status == "open"}
-        findings.other += [
-            f"deal {deal_id} was closed by hand and is open" for deal_id in still_open.intersection(closed)
-        ]
+        findings.other += answers.broken(rows)
         self._look_around(rows, findings)
         findings.deals = len(rows)
         findings.closed = sum(row.status == "closed" for row in rows)
@@ -154,6 +179,10 @@ class Oracle:
         return lines
 
     def _judge(self, row: DealRow, taken: dict[str, int], findings: Findings) -> None:
+        right = self._right.get(row.id)
+        if right is not None and right.row == row:
+            findings.at_first += right.at_first
+            return
         crossing = self._first_crossing(row)
         if row.status == "open":
             if crossing is not None and crossing < taken[row.symbol]:
@@ -164,8 +193,10 @@ class Oracle:
                 findings.wrong[row.id] = f"is {row.monitoring}: not protected"
         elif problem := self._closed_wrong(row, crossing):
             findings.wrong[row.id] = problem
-        elif crossing is not None and row.close_price == self._feed.sent[row.symbol][crossing].price:
-            findings.at_first += 1
+        else:
+            at_first = crossing is not None and row.close_price == self._feed.sent[row.symbol][crossing].price
+            self._right[row.id] = _Right(row, at_first)
+            findings.at_first += at_first
 
     def _first_crossing(self, row: DealRow) -> int | None:
         """The number of the first price after its opening that reaches a level."""
@@ -190,8 +221,8 @@ class Oracle:
             return f"closed at {row.close_price} for {row.close_reason}"
         levels = {row.take_profit, row.stop_loss}
         at_level = row.detector in {"sweep", "arm"} and row.close_price in levels
-        sent = (published.price for published in self._feed.sent[row.symbol][since:])
-        if not at_level and row.close_price not in sent:
+        sent = self._feed.sent[row.symbol]
+        if not at_level and all(row.close_price != sent[number].price for number in range(since, len(sent))):
             return f"closed at {row.close_price}, which no price after its crossing was"
         terms = {"amount": str(row.amount), "multiplier": str(row.multiplier)}
         sign = 1 if row.direction == "up" else -1
@@ -206,18 +237,32 @@ class Oracle:
         )
         findings.duplicated |= {deal_id: f"has {kind} twice" for deal_id, kind in self._system.sql(twice)}
         findings.other += [f"ledger: {row[0]}" for row in self._system.sql(statement("ledger_violations"))]
+        untold = self._system.sql("SELECT deal_id, kind FROM notifications WHERE published_at IS NULL")
+        findings.other += [f"deal {deal_id}: nobody was told of {kind}" for deal_id, kind in untold]
         letters = self._system.sql("SELECT deal_id, error FROM dead_letters WHERE state = 'failed'")
         findings.other += [f"dead letter: deal {deal_id}: {error}" for deal_id, error in letters]
         findings.other += [f"Redis: {name} holds {left}" for name, left in self._left_in_redis() if left]
-        watched = {row.id for row in rows if row.monitoring == "armed" and row.status == "open"}
-        book = {int(member) for symbol in SYMBOLS for member in self._members(f"book:{symbol}:versions")}
-        findings.other += [f"deal {deal_id} is armed and not in the book" for deal_id in sorted(watched - book)[:20]]
+        watched = {row.id: row.in_book for row in rows if row.monitoring == "armed" and row.status == "open"}
+        book = {deal_id: held for symbol in SYMBOLS for deal_id, held in self._book(symbol).items()}
+        differ = sorted(key for key in watched.keys() | book.keys() if watched.get(key) != book.get(key))
         findings.other += [
-            f"the book holds deal {deal_id}, which is not watched" for deal_id in sorted(book - watched)[:20]
+            f"deal {key}: the book holds {book.get(key)}, PostgreSQL watches {watched.get(key)}" for key in differ[:20]
         ]
 
-    def _members(self, name: str) -> Any:
-        return self._system.redis.hkeys(name)
+    def _book(self, symbol: str) -> dict[int, Held]:
+        server: Any = self._system.redis
+        versions = server.hgetall(f"book:{symbol}:versions")
+        upper, lower = (
+            dict(server.zrange(f"book:{symbol}:{side}", 0, -1, withscores=True)) for side in ("upper", "lower")
+        )
+        members = versions.keys() | upper.keys() | lower.keys()
+        return {
+            int(member): Held(
+                int(versions[member]) if member in versions else None, upper.get(member), lower.get(member)
+            )
+            for member in members
+        }
 
     def _left_in_redis(self) -> list[tuple[str, Any]]:
-        return [("fired", self._members("fired")), ("fired:at", self._system.redis.zrange("fired:at", 0, -1))]
+        server = self._system.redis
+        return [("fired", server.hkeys("fired")), ("fired:at", server.zrange("fired:at", 0, -1))]

@@ -9,6 +9,7 @@ from decimal import Decimal
 from http.client import HTTPException
 from typing import Any, Final
 
+from chaos.answers import Answers
 from chaos.feed import Feed
 from chaos.system import SYMBOLS, System
 
@@ -19,19 +20,14 @@ BOTH: Final = ("takeProfit", "stopLoss")
 CLOSED_SHARE: Final = 0.08
 AMENDED_SHARE: Final = 0.15
 AMOUNTS: Final = ("1", "2.5", "0.37")
-GIVE_UP_S: Final = 120.0
+GIVE_UP_S: Final = 240.0
 
 
 class Traders:
-    """Threads that open deals, amend some and close some by hand.
-
-    `opened` maps the name of each deal whose opening was answered to its number, `closed` are those whose closing was.
-    """
+    """Threads that open deals, amend some and close some by hand."""
 
     def __init__(self, system: System, feed: Feed, *, seed: int, threads: int = 3, pause_s: float = 0.1) -> None:
-        self.opened: dict[str, int] = {}
-        self.closed: list[int] = []
-        self.amended = 0
+        self.answers = Answers()
         self.refused = 0
         self.problems: list[str] = []
         self._system = system
@@ -49,8 +45,8 @@ class Traders:
         """Begin, or go on."""
         self._working.set()
 
-    def pause(self, timeout_s: float = GIVE_UP_S) -> None:
-        """Stop opening; answers when nobody waits for an answer any more."""
+    def pause(self, timeout_s: float = 3 * GIVE_UP_S) -> None:
+        """Stop opening; answers when nobody waits for an answer any more, to an opening and to what followed it."""
         self._working.clear()
         for _ in range(self._threads):
             assert self._busy.acquire(timeout=timeout_s), "a trader waits for the web process"
@@ -67,8 +63,9 @@ class Traders:
         answer = self._ask("POST", "/api/deals", token, {**terms, "clientId": name})
         if answer is None:
             return None
-        self.opened[name] = int(answer["id"])
-        return self.opened[name]
+        deal_id = int(answer["id"])
+        self.answers.opened[name] = deal_id
+        return deal_id
 
     def _ask(self, method: str, path: str, token: str, body: dict[str, Any]) -> Any:
         """The answer; None when it was refused: the price has moved past a level, the deal is closed."""
@@ -93,11 +90,11 @@ class Traders:
         chance = rng.random()
         if chance < CLOSED_SHARE:
             if self._ask("POST", f"/api/deals/{deal_id}/close", token, {}) is not None:
-                self.closed.append(deal_id)
+                self.answers.closed.append(deal_id)
         elif chance < CLOSED_SHARE + AMENDED_SHARE:
             levels = {side: self._terms(rng, terms)[side] for side in ("takeProfit", "stopLoss") if side in terms}
             if self._ask("PATCH", f"/api/deals/{deal_id}", token, levels) is not None:
-                self.amended += 1
+                self.answers.amended[deal_id] = levels
 
     def _run(self, number: int, rng: random.Random) -> None:
         count = 0

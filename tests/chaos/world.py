@@ -20,12 +20,18 @@ from chaos.system import SYMBOLS, System, running_system, wait
 from chaos.traders import Traders, terms
 
 AWAY = (psycopg.OperationalError, redis.RedisError, OSError)
-RECOVERED_S = 180.0
-TRY_S = 90.0
+RECOVERED_S = 300.0
+TRY_S = 180.0
+"""Patience, no promise: on a busy machine a process may take minutes to come back."""
+MESSAGES = ("celery:closures", "celery:default", "celery:unacked")
 
 
 class Loss(Exception):
-    """Something is not as it must be; the text says everything that is known."""
+    """Something is not as it must be; the text says everything that is known, `findings` what is wrong with deals."""
+
+    def __init__(self, text: str, findings: Findings | None = None) -> None:
+        super().__init__(text)
+        self.findings = findings
 
 
 class Event(NamedTuple):
@@ -45,6 +51,7 @@ class World:
         self.traders = Traders(system, self.feed, seed=seed)
         self.oracle = Oracle(system, self.feed)
         self.rng = random.Random(seed)
+        self._seed = seed
         self.events: list[Event] = []
         self.stopped: set[str] = set()
         """Programs that stand still: nobody waits for them."""
@@ -59,13 +66,13 @@ class World:
     # --- breaking --------------------------------------------------------------------------------------------
 
     def break_now(self, fault: Fault) -> Undo | None:
-        """Do it, as soon as what is to be broken is there."""
+        """Do it, as soon as what is to be broken is there: the seed chooses, however often it has to be tried."""
         deadline = time.monotonic() + TRY_S
         while True:
             self.mend_due()
             try:
                 at_ms = time.time_ns() // 1_000_000
-                undo = fault.do(self.system, self.rng)
+                undo = fault.do(self.system, random.Random(f"{self._seed}:{len(self.events)}"))
                 break
             except AWAY as error:
                 if time.monotonic() > deadline:
@@ -85,32 +92,49 @@ class World:
                     self._undos.remove((at_s, undo))
 
     def mend_all(self) -> None:
-        """Wait until all is mended that is mended by hand."""
-        while self._undos:
+        """Wait until all is mended that is mended by hand; AssertionError when that never comes."""
+
+        def is_mended() -> bool:
             self.mend_due()
-            time.sleep(0.05)
+            return not self._undos
+
+        wait(is_mended, RECOVERED_S, "all that was broken is mended")
 
     # --- checking --------------------------------------------------------------------------------------------
 
     def check(self, timeout_s: float = RECOVERED_S) -> Findings:
         """Stand still until nothing is wrong; Loss with the deals' whole history when that never comes."""
-        self.traders.pause()
-        self.feed.pause()
-        self.mend_all()
+        self.stand_still()
         deadline = time.monotonic() + timeout_s
         while True:
-            try:
-                findings = self.oracle.look(self.traders.opened, self.traders.closed)
-                findings.other += self.traders.problems
-                if not findings:
-                    return findings
-            except AWAY as error:
-                findings = Findings(other=[f"a server is away: {error}"])
+            findings = self.look()
+            if not findings:
+                return findings
             if time.monotonic() > deadline:
-                raise Loss(self._story(findings))
+                raise Loss(self.story(findings), findings)
             time.sleep(0.5)
 
-    def _story(self, findings: Findings) -> str:
+    def drain(self) -> None:
+        """Wait until no message is left with the broker: neither one that waits nor one that somebody died with."""
+        wait(lambda: not self.system.redis.exists(*MESSAGES), RECOVERED_S, "no message is left")
+
+    def stand_still(self) -> None:
+        """Nothing is broken by us any more, and no request and no price is under way."""
+        self.mend_all()  # first: until then a trader may get no answer and a price not be taken
+        self.traders.pause()
+        self.feed.pause()
+
+    def look(self) -> Findings:
+        """What is wrong at this moment, also that it cannot be told."""
+        try:
+            findings = self.oracle.look(self.traders.answers)
+        except AWAY as error:
+            return Findings(other=[f"a server is away: {error}"])
+        findings.other += self.traders.problems
+        return findings
+
+    def story(self, findings: Findings) -> str:
+        """What is wrong, and everything that is known of these deals."""
         lines = [str(findings)]
         for deal_id in findings.deals_in_question[:20]:
             lines += [f"--- deal {deal_id}", *self.oracle.history(deal_id)]

@@ -144,6 +144,16 @@ def test_a_worker_that_was_stopped_for_longer_than_every_time_out_does_nothing_t
     assert world.system.sql(events, stopped_worker.deals) == [(len(stopped_worker.deals),)]
 
 
+def test_a_check_mends_what_is_broken_before_it_waits_for_traders_and_prices(world: World) -> None:
+    """Of the fault tests themselves: else nobody would, and all would wait for each other."""
+    world.feed.walk()
+    world.traders.work()
+    world.break_now(Fault("Redis hangs", faults.hang_redis(HANG_S), 1, "break"))
+    began = time.monotonic()
+    world.check()
+    assert time.monotonic() - began < 60
+
+
 # --- with both workers ------------------------------------------------------------------------------------------
 
 

@@ -88,7 +88,7 @@ def test_an_operator_stops_at_once_resumes_and_drains(live: Market, member: Call
     operator = member("operators")
     stopped = send(operator, f"{STATE}emergency-stop/", reason="wrong prices")
     assert (current_state().state, "(emergency_stop) is done" in text_of(stopped)) == ("halted", True)
-    refused = send(operator, f"{STATE}restart/", reason="now")
+    refused = send(operator, f"{STATE}restart/", reason="too early")
     assert "resume it first" in text_of(refused)
     send(operator, f"{STATE}resume/", reason="over")
     assert current_state().state == "running"
@@ -99,6 +99,7 @@ def test_an_operator_stops_at_once_resumes_and_drains(live: Market, member: Call
     audited = AuditEntry.objects.exclude(outcome="requested").order_by("pk")
     assert list(audited.values_list("who", "source", "action", "reason")) == [
         ("operators-member", "10.1.2.3", "emergency_stop", "wrong prices"),
+        ("operators-member", "10.1.2.3", "restart", "too early"),
         ("operators-member", "10.1.2.3", "resume", "over"),
         ("operators-member", "10.1.2.3", "shutdown", "new disk"),
         ("operators-member", "10.1.2.3", "restart", "now"),
@@ -168,7 +169,10 @@ def test_an_operator_requeues_and_discards_with_a_reason(letter: DeadLetter, mem
     refused = send(operator, LETTERS, action="discard", reason="hopeless", **chosen)
     assert "is on its way" in text_of(refused)
     assert Deal.objects.get().monitoring == Monitoring.PENDING
-    assert AuditEntry.objects.get().reason == "mended"
+    audited = AuditEntry.objects.order_by("pk").values_list("action", "reason", "outcome")
+    assert list(audited) == [
+        ("dead_letter.requeue", "mended", "done"), ("dead_letter.discard", "hopeless", "letter_requeued"),
+    ]  # fmt: skip
 
 
 def test_discarding_takes_the_deal_out_of_monitoring(letter: DeadLetter, member: Callable[[str], Client]) -> None:

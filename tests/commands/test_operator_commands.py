@@ -283,4 +283,5 @@ def test_dead_letters_are_listed_requeued_and_discarded(live: Market, manage: Ma
         ("dead_letter.requeue", "mended"),
         ("dead_letter.discard", "manage.py dead_letters"),
         ("dead_letter.requeue", "manage.py dead_letters"),
+        ("dead_letter.requeue", "manage.py dead_letters"),  # the refused one
     ]

@@ -10,6 +10,7 @@ from django.contrib.auth.models import Group, Permission
 from django.db import DataError
 from django.test import Client
 from django.utils import timezone
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from domain import new_account
 from factories import make_user
 from market import Market
@@ -21,10 +22,12 @@ from workers import book, dead_letters, groups, system
 from workers.clock import WALL_CLOCK
 from workers.engine import next_token
 from workers.models import AuditEntry, DeadLetter, JobLog, Operation
+from workers.redis_client import connect
 
 STATE = "/admin/deals/systemstate/"
 LETTERS = "/admin/workers/deadletter/"
 JOBS = "/admin/workers/joblog/"
+SCHEDULE = "/admin/django_celery_beat/periodictask/"
 ACTIONS = ("restart", "shutdown", "resume", "emergency-stop")
 
 
@@ -146,6 +149,21 @@ def test_support_reads_which_jobs_ended_how(member: Callable[[str], Client]) -> 
     assert support.get(f"{JOBS}add/").status_code == 403
     assert support.post(f"{JOBS}{bad.pk}/delete/", {"post": "yes"}).status_code == 403
     assert JobLog.objects.count() == 2
+
+
+def test_only_operators_change_the_schedule(member: Callable[[str], Client]) -> None:
+    operator, support = member("operators"), member("support")
+    interval = IntervalSchedule.objects.create(every=2, period="seconds")
+    sweep = PeriodicTask.objects.create(name="a sweep", task="workers.sweep", interval=interval)
+    chosen = {"_selected_action": str(sweep.pk)}
+    for action in ("disable_tasks", "toggle_tasks", "run_tasks"):
+        assert f'value="{action}"' not in text_of(support.get(SCHEDULE))
+        support.post(SCHEDULE, {"action": action, **chosen})
+        assert PeriodicTask.objects.get(pk=sweep.pk).enabled
+    assert support.post(f"{SCHEDULE}{sweep.pk}/change/", {"name": "mine"}).status_code == 403
+    assert connect().llen("celery:sweep") == 0  # nothing was run
+    operator.post(SCHEDULE, {"action": "disable_tasks", **chosen})
+    assert not PeriodicTask.objects.get(pk=sweep.pk).enabled
 
 
 @pytest.mark.parametrize("model", ["operation", "auditentry"])

@@ -167,14 +167,19 @@ def test_without_postgresql_there_is_one_line_and_1(manage: Manage, command: str
     assert answer.stderr.startswith("CommandError: PostgreSQL does not answer")
 
 
-def test_ctrl_c_interrupts_and_says_the_state(live: Market, start_process: Callable[..., Process]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_a_supervisor_and_a_closed_terminal_interrupt_and_the_state_is_said(
+    live: Market, start_process: Callable[..., Process], number: signal.Signals
+) -> None:
     something_in_flight(live)
     draining = start_process("manage.py", "drain_workers")
     wait_until(lambda: current_state().state == "draining", 30)
-    draining.signal(signal.SIGINT)
+    draining.signal(number)
     assert draining.process.wait(20) == 1
     assert "interrupted; the system is draining" in draining.output
-    assert Operation.objects.get().error == "interrupted"
+    ended = Operation.objects.get()
+    assert (ended.state, ended.error) == ("failed", "interrupted")
+    assert AuditEntry.objects.order_by("pk").last().outcome == "interrupted"  # type: ignore[union-attr]
 
 
 def test_on_a_terminal_a_line_counts_while_it_waits(live: Market, process_env: dict[str, str]) -> None:

@@ -160,9 +160,15 @@ def test_an_emergency_stop_works_while_redis_is_away(live: Market, manage: Manag
     assert current_state().state == "halted"
 
 
-@pytest.mark.parametrize("command", ["drain_workers", "resume_workers", "emergency_stop"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("drain_workers --reason test", "resume_workers --reason test", "emergency_stop --reason test"),
+        *("dead_letters list", "dead_letters requeue --all"),
+    ],
+)
 def test_without_postgresql_there_is_one_line_and_1(manage: Manage, command: str) -> None:
-    answer = manage(command, "--reason", "test", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    answer = manage(*command.split(), DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert answer.returncode == 1
     assert answer.stderr.startswith("CommandError: PostgreSQL does not answer")
 

@@ -224,7 +224,10 @@ def test_the_status_shows_what_there_is(live: Market, manage: Manage, celery_wor
     assert status["operation"] is None
     text = manage("workers_status").stdout
     assert "state running" in text
-    assert "closures 1" in text
+    assert "closures 1   sweep 0   default 0" in text
+    assert status["health"]["status"] == "unhealthy"
+    assert "No worker serves closures, default." in status["health"]["wrong"]["orderWorker"]
+    assert "orderWorker: The beat gives no sign of life" in text.replace("No worker serves closures, default. ", "")
 
 
 def test_the_status_of_a_stopped_system_ends_with_1_and_says_why(live: Market, manage: Manage) -> None:
@@ -241,9 +244,11 @@ def test_the_status_works_and_says_so_while_servers_are_away(manage: Manage) -> 
     no_redis = manage("workers_status", REDIS_URL="redis://127.0.0.1:1/0")
     assert no_redis.returncode == 0
     assert no_redis.stdout.count("DOES NOT ANSWER") == 4  # book, prices, queues, workers
+    assert "queueManager: Redis does not answer." in no_redis.stdout
     no_postgres = manage("workers_status", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert no_postgres.returncode == 1
     assert no_postgres.stdout.count("DOES NOT ANSWER") == 4  # system, operation, deals, dead letters
+    assert "orderWorker: PostgreSQL does not answer." in no_postgres.stdout
 
 
 def test_watching_shows_it_again_until_ctrl_c(live: Market, start_process: Callable[..., Process]) -> None:

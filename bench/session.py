@@ -15,7 +15,7 @@ from bench.errors import NoRoom, Trouble
 from bench.options import Options
 from bench.servers import Servers, durable_servers
 from cryptocraze.env import SettingError
-from workers.replay.interrupt import Interrupted, interruptible
+from workers.interrupt import Interrupted, interruptible
 
 if TYPE_CHECKING:
     from bench.report import Results

@@ -142,6 +142,14 @@ def check_connections(**_context: Any) -> Iterator[CheckMessage]:
             hint="Keep them in the `options` of DATABASES in cryptocraze/settings.py.",
             id="cryptocraze.E022",
         )
+    silent = [name for name in ("tcp_user_timeout", "keepalives_idle") if not database.get("OPTIONS", {}).get(name)]
+    if silent:
+        yield Error(
+            f"Connections to PostgreSQL have no {', '.join(silent)}: when its machine dies without a word, processes "
+            "wait for it for a quarter of an hour or more.",
+            hint="Keep them in the OPTIONS of DATABASES in cryptocraze/settings.py.",
+            id="cryptocraze.E023",
+        )
 
 
 def check_retention(**_context: Any) -> Iterator[CheckMessage]:

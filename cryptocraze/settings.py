@@ -76,6 +76,12 @@ DATABASES["default"].setdefault("OPTIONS", {})
 DATABASES["default"]["OPTIONS"] |= {
     "application_name": f"cryptocraze-{env.text('PROCESS_NAME', 'manage')}",
     "connect_timeout": 3,
+    # A server that is gone without a word (a machine that died, a network that drops everything) is noticed after 10 s.
+    # Without these a process would wait for its answer for a quarter of an hour or more. Sockets of UNIX need none.
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
     # A lock is never waited for without limit; a killed client frees its locks within half a second.
     "options": " ".join(
         f"-c {name}={value}"

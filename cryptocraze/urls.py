@@ -12,8 +12,8 @@ from monitoring.api.metrics_view import Metrics
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/", permanent=False)),
-    path("livez", monitoring.livez),
-    path("health", monitoring.health),
+    *both_spellings("livez", monitoring.livez, "livez"),
+    *both_spellings("health", monitoring.health, "health"),
     *both_spellings("metrics", Metrics.as_view(), "metrics"),
     path("admin/login/", login),  # before the site's own, which has no throttle
     path("admin/", admin.site.urls),

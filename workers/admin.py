@@ -144,6 +144,11 @@ class PeriodicTaskAdmin(beat.PeriodicTaskAdmin, ModelAdmin):  # type: ignore[mis
     list_filter = ("enabled", "task")
     date_hierarchy = None
 
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """django-celery-beat lets everyone who may look enable, disable and run tasks."""
+        found: dict[str, Any] = super().get_actions(request)
+        return found if self.has_change_permission(request) else {}
+
 
 @admin.register(IntervalSchedule)
 class IntervalScheduleAdmin(ModelAdmin):

@@ -29,8 +29,9 @@ from workers.retry import DATABASE_ERRORS
 if TYPE_CHECKING:  # Unfold ships no types
 
     def action(**_options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+    def display(**_options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 else:
-    from unfold.decorators import action
+    from unfold.decorators import action, display
 
 ANSWER_WITHIN_S: Final = 5.0
 STATE_COLOURS: Final = {"running": "success", "draining": "warning", "stopped": "warning", "halted": "danger"}
@@ -192,7 +193,7 @@ class OperationAdmin(ReadOnlyAdmin):
     fields: ClassVar[Any] = ("shown_state", *_facts, "shown_steps")
     readonly_fields = fields
 
-    @admin.display(description="State")
+    @display(description="State", label=OPERATION_COLOURS)
     def shown_state(self, operation: Operation) -> str:
         """`abandoned` also when it is said to run and its process has died."""
         return str(operations.state_of(operation))

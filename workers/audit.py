@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -11,6 +13,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from rest_framework.throttling import BaseThrottle
 
+from deals.errors import DealError
 from workers.models import AuditEntry
 from workers.sql import statement
 
@@ -55,6 +58,19 @@ def record(actor: Actor, action: str, *, target: str = "", reason: str = "", out
         reason=reason,
         outcome=outcome,
     )
+
+
+@contextmanager
+def refusals_recorded(actor: Actor, action: str, *, target: str = "", reason: str) -> Iterator[None]:
+    """Append a row for a call that is refused, with the refusal's code, and pass the refusal on.
+
+    Belongs outside the call's own transaction, which the refusal rolls back.
+    """
+    try:
+        yield
+    except DealError as refusal:
+        record(actor, action, target=target, reason=reason, outcome=refusal.code)
+        raise
 
 
 def trim() -> int:

@@ -1,7 +1,7 @@
 """What an operator does to the whole system: shut down, restart, resume, stop at once. Every caller comes through here.
 
 REST, commands, admin and `worker_manager` call these four; each is recorded with who, from where, why and what came of
-it. PostgreSQL holds the state: nothing resumes by itself.
+it, refused ones too. PostgreSQL holds the state: nothing resumes by itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def shutdown(reason: str, actor: Actor, *, timeout_s: float = DRAIN_TIMEOUT_S) -
     Doing it twice answers the state; a halted system stays halted. When something still runs after the timeout the
     operation fails and says what, and the state stays `draining`. Raises Conflict `operation_in_progress`.
     """
-    return operations.start(Kind.SHUTDOWN, reason, actor, lambda run: _drain(run, reason, timeout_s))
+    with audit.refusals_recorded(actor, Kind.SHUTDOWN, reason=reason):
+        return operations.start(Kind.SHUTDOWN, reason, actor, lambda run: _drain(run, reason, timeout_s))
 
 
 def restart(reason: str, actor: Actor, *, timeout_s: float = DRAIN_TIMEOUT_S) -> Started:
@@ -53,11 +54,12 @@ def restart(reason: str, actor: Actor, *, timeout_s: float = DRAIN_TIMEOUT_S) ->
     What fails is said, and the system stays stopped. Raises Conflict `operation_in_progress`, `system_halted`,
     Unavailable `static_only`.
     """
-    if settings.STATIC_ONLY:
-        raise Unavailable("static_only", "STATIC_ONLY is on: the workers are turned off here.")
-    if current_state().state == State.HALTED:
-        raise Conflict("system_halted", "The system was stopped at once: resume it first, then restart it.")
-    return operations.start(Kind.RESTART, reason, actor, lambda run: _restart(run, reason, timeout_s))
+    with audit.refusals_recorded(actor, Kind.RESTART, reason=reason):
+        if settings.STATIC_ONLY:
+            raise Unavailable("static_only", "STATIC_ONLY is on: the workers are turned off here.")
+        if current_state().state == State.HALTED:
+            raise Conflict("system_halted", "The system was stopped at once: resume it first, then restart it.")
+        return operations.start(Kind.RESTART, reason, actor, lambda run: _restart(run, reason, timeout_s))
 
 
 def resume(reason: str, actor: Actor) -> Started:
@@ -65,7 +67,8 @@ def resume(reason: str, actor: Actor) -> Started:
 
     Raises Conflict `operation_in_progress`.
     """
-    return operations.start(Kind.RESUME, reason, actor, lambda run: _resume(run, reason))
+    with audit.refusals_recorded(actor, Kind.RESUME, reason=reason):
+        return operations.start(Kind.RESUME, reason, actor, lambda run: _resume(run, reason))
 
 
 def emergency_stop(reason: str, actor: Actor) -> Operation:

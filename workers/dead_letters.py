@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Collection
+from typing import Final
 
 import structlog
 from django.db import connection, transaction
@@ -28,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 KEEP_FAILED = 200
 KEEP_RESOLVED = 500
+
+REQUEUE: Final = "dead_letter.requeue"
+DISCARD: Final = "dead_letter.discard"
 
 
 def bury(fired: Fired, failure: Failure, *, attempts: int, first_failed_ms: int, task: str) -> bool:
@@ -76,10 +80,15 @@ def requeue(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
 
     One transaction makes the deal `pending` under a new version and, before the commit, puts the fired entry back under
     that version: without the commit the entry closes nothing, after it the deal is never without its price. Doing it
-    twice changes nothing. Raises NotFound, Conflict `letter_discarded`, `deal_changed`, Unavailable
-    `system_not_running`, `redis_unavailable`.
+    twice changes nothing. A refusal is recorded, too. Raises NotFound, Conflict `letter_discarded`, `deal_changed`,
+    Unavailable `system_not_running`, `redis_unavailable`.
     """
     letter = find(letter_id)
+    with audit.refusals_recorded(actor, REQUEUE, target=_target(letter), reason=reason):
+        return _requeue(letter, actor, reason)
+
+
+def _requeue(letter: DeadLetter, actor: Actor, reason: str) -> DeadLetter:
     resolve([letter.deal_id])
     letter.refresh_from_db()
     if letter.state == DeadLetter.State.DISCARDED:
@@ -114,7 +123,7 @@ def _put_back(letter: DeadLetter, actor: Actor, reason: str) -> Fired:
         letter.state = DeadLetter.State.REQUEUED
         letter.version, letter.fired = deal.watch_version, fired.entry
         letter.save(update_fields=["state", "version", "fired"])
-        audit.record(actor, "dead_letter.requeue", target=_target(letter), reason=reason)
+        audit.record(actor, REQUEUE, target=_target(letter), reason=reason)
         crash_point("requeue.before_commit")
     return fired
 
@@ -122,9 +131,14 @@ def _put_back(letter: DeadLetter, actor: Actor, reason: str) -> Fired:
 def discard(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
     """Give the deal up for good: it is taken out of monitoring, and its user is told. Doing it twice changes nothing.
 
-    Raises NotFound, Conflict `letter_requeued` while the deal is on its way.
+    A refusal is recorded, too. Raises NotFound, Conflict `letter_requeued` while the deal is on its way.
     """
     letter = find(letter_id)
+    with audit.refusals_recorded(actor, DISCARD, target=_target(letter), reason=reason):
+        return _discard(letter, actor, reason)
+
+
+def _discard(letter: DeadLetter, actor: Actor, reason: str) -> DeadLetter:
     resolve([letter.deal_id])
     with transaction.atomic():
         deal = locks.lock_deal(letter.deal_id)
@@ -136,7 +150,7 @@ def discard(letter_id: int, actor: Actor, reason: str = "") -> DeadLetter:
         services.remove_from_monitoring(deal_id=deal.pk)
         letter.state = DeadLetter.State.DISCARDED
         letter.save(update_fields=["state"])
-        audit.record(actor, "dead_letter.discard", target=_target(letter), reason=reason)
+        audit.record(actor, DISCARD, target=_target(letter), reason=reason)
     log.warning("dead_letter.discarded", deal_id=deal.pk, letter_id=letter.pk, user_id=actor.user_id)
     _publish(letter.pk)
     return letter

@@ -126,7 +126,7 @@ def start(kind: Operation.Kind, reason: str, actor: Actor, work: Callable[[Run],
     """
     keeper = _free_lock()
     if keeper is None:
-        return _join(kind)
+        return _join(kind, reason, actor)
     try:
         operation = _create(kind, reason, actor)
     except BaseException:
@@ -225,9 +225,10 @@ def _free_lock() -> _Keeper | None:
         time.sleep(POLL_S)
 
 
-def _join(kind: Operation.Kind) -> Started:
+def _join(kind: Operation.Kind, reason: str, actor: Actor) -> Started:
     operation = running()
     if operation is not None and operation.kind == kind:
+        audit.record(actor, kind, target=f"operation {operation.pk}", reason=reason, outcome="joined")
         return Started(operation.pk)
     what = "Another operation" if operation is None else f"Operation {operation.pk} ({operation.kind})"
     raise Conflict("operation_in_progress", f"{what} is running: wait until it has ended.")

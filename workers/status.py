@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from deals.models import Deal, Status, SystemState
 from workers import book, keys, operations, pools, queues
 from workers.clock import WALL_CLOCK
+from workers.manager import worker_manager
 from workers.models import DeadLetter, Operation
 from workers.redis_client import connect
 from workers.retry import DATABASE_ERRORS
@@ -27,6 +28,7 @@ def snapshot() -> dict[str, Any]:
     """Everything at once. Where a server does not answer its part is {"error": …}."""
     return {
         "system": _asked(_system),
+        "health": _health(),
         "operation": _asked(_operation),
         "deals": _asked(_deals),
         "book": _asked(_book),
@@ -54,6 +56,13 @@ def _system() -> dict[str, Any]:
         "staticOnly": settings.STATIC_ONLY,
         "abandonedOperations": abandoned,
     }
+
+
+def _health() -> dict[str, Any]:
+    """What `GET /health` says, in short: never fails, and is told also while a server is away."""
+    health = worker_manager.get_system_health()
+    wrong = {name: part["reason"] for name, part in health["components"].items() if not part["isHealthy"]}
+    return {"status": health["status"], "wrong": wrong}
 
 
 def _operation() -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The operator's control calls and the dead letters. Staff only, each with its right; every change is audited."""
+"""The operator's control calls and the dead letters. All staff may look; each change needs its right and is audited."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from deals.api.schema import READING, WRITING
 from deals.api.serializers import ErrorSerializer, RequestSerializer
 from deals.errors import Conflict, NotFound
 from monitoring.api import control_serializers as wire
+from monitoring.api.permissions import MayLook
 from monitoring.jobs import LARGEST_ID
 from workers import control, dead_letters
 from workers.audit import actor_of
@@ -31,7 +32,7 @@ CONTROLLING: Final = (409, *WRITING)
 
 
 REFUSALS: Final = {
-    403: "You are not staff, or have not the right (groups `operators`, `support`); or a session without its CSRF "
+    403: "You are not staff, or have not the right to change things (group `operators`); or a session without its CSRF "
     "token (`permission_denied`).",
     404: "There is no such thing (`not_found`).",
     409: "Not in this state: `operation_in_progress`, `operation_failed`, `system_halted`, `letter_requeued`, "
@@ -50,7 +51,7 @@ def refusals(*statuses: int) -> dict[int, OpenApiResponse]:
 class StaffWith(BasePermission):
     """Members of staff who have the view's `right`."""
 
-    message = "Only staff with this right may do this: ask for one of the groups `operators` or `support`."
+    message = "Only staff with this right may do this: ask for the group `operators`."
 
     def has_permission(self, request: Request, view: Any) -> bool:
         """False for everyone else: 401 without a log-in, 403 with one."""
@@ -174,8 +175,7 @@ class Resume(ControlView):
 class OperationDetail(APIView):
     """One operation."""
 
-    permission_classes = (StaffWith,)
-    right = "workers.view_operation"
+    permission_classes = (MayLook,)
 
     @extend_schema(
         summary="Read an operation", responses={200: wire.OperationSerializer, **refusals(403, 404, *READING)}
@@ -210,8 +210,7 @@ class DeadLetterFilter(django_filters.FilterSet):  # type: ignore[misc]  # it sh
 class DeadLetterList(ListAPIView[DeadLetter]):
     """The dead letters."""
 
-    permission_classes = (StaffWith,)
-    right = "workers.view_deadletter"
+    permission_classes = (MayLook,)
     serializer_class = wire.DeadLetterSerializer
     pagination_class = NewestFirst
     filterset_class = DeadLetterFilter
@@ -230,8 +229,7 @@ class DeadLetterList(ListAPIView[DeadLetter]):
 class DeadLetterDetail(APIView):
     """One dead letter."""
 
-    permission_classes = (StaffWith,)
-    right = "workers.view_deadletter"
+    permission_classes = (MayLook,)
 
     @extend_schema(
         summary="Read a dead letter", responses={200: wire.DeadLetterSerializer, **refusals(403, 404, *READING)}

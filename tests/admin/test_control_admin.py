@@ -10,6 +10,7 @@ from django.contrib.auth.models import Group, Permission
 from django.db import DataError
 from django.test import Client
 from django.utils import timezone
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from domain import new_account
 from factories import make_user
 from market import Market
@@ -21,10 +22,12 @@ from workers import book, dead_letters, groups, system
 from workers.clock import WALL_CLOCK
 from workers.engine import next_token
 from workers.models import AuditEntry, DeadLetter, JobLog, Operation
+from workers.redis_client import connect
 
 STATE = "/admin/deals/systemstate/"
 LETTERS = "/admin/workers/deadletter/"
 JOBS = "/admin/workers/joblog/"
+SCHEDULE = "/admin/django_celery_beat/periodictask/"
 ACTIONS = ("restart", "shutdown", "resume", "emergency-stop")
 
 
@@ -88,7 +91,7 @@ def test_an_operator_stops_at_once_resumes_and_drains(live: Market, member: Call
     operator = member("operators")
     stopped = send(operator, f"{STATE}emergency-stop/", reason="wrong prices")
     assert (current_state().state, "(emergency_stop) is done" in text_of(stopped)) == ("halted", True)
-    refused = send(operator, f"{STATE}restart/", reason="now")
+    refused = send(operator, f"{STATE}restart/", reason="too early")
     assert "resume it first" in text_of(refused)
     send(operator, f"{STATE}resume/", reason="over")
     assert current_state().state == "running"
@@ -99,6 +102,7 @@ def test_an_operator_stops_at_once_resumes_and_drains(live: Market, member: Call
     audited = AuditEntry.objects.exclude(outcome="requested").order_by("pk")
     assert list(audited.values_list("who", "source", "action", "reason")) == [
         ("operators-member", "10.1.2.3", "emergency_stop", "wrong prices"),
+        ("operators-member", "10.1.2.3", "restart", "too early"),
         ("operators-member", "10.1.2.3", "resume", "over"),
         ("operators-member", "10.1.2.3", "shutdown", "new disk"),
         ("operators-member", "10.1.2.3", "restart", "now"),
@@ -147,6 +151,21 @@ def test_support_reads_which_jobs_ended_how(member: Callable[[str], Client]) -> 
     assert JobLog.objects.count() == 2
 
 
+def test_only_operators_change_the_schedule(member: Callable[[str], Client]) -> None:
+    operator, support = member("operators"), member("support")
+    interval = IntervalSchedule.objects.create(every=2, period="seconds")
+    sweep = PeriodicTask.objects.create(name="a sweep", task="workers.sweep", interval=interval)
+    chosen = {"_selected_action": str(sweep.pk)}
+    for action in ("disable_tasks", "toggle_tasks", "run_tasks"):
+        assert f'value="{action}"' not in text_of(support.get(SCHEDULE))
+        support.post(SCHEDULE, {"action": action, **chosen})
+        assert PeriodicTask.objects.get(pk=sweep.pk).enabled
+    assert support.post(f"{SCHEDULE}{sweep.pk}/change/", {"name": "mine"}).status_code == 403
+    assert connect().llen("celery:sweep") == 0  # nothing was run
+    operator.post(SCHEDULE, {"action": "disable_tasks", **chosen})
+    assert not PeriodicTask.objects.get(pk=sweep.pk).enabled
+
+
 @pytest.mark.parametrize("model", ["operation", "auditentry"])
 def test_operations_and_the_audit_log_are_read_only_even_for_a_superuser(operator: Client, model: str) -> None:
     send(operator, f"{STATE}emergency-stop/", reason="wrong prices")
@@ -168,7 +187,10 @@ def test_an_operator_requeues_and_discards_with_a_reason(letter: DeadLetter, mem
     refused = send(operator, LETTERS, action="discard", reason="hopeless", **chosen)
     assert "is on its way" in text_of(refused)
     assert Deal.objects.get().monitoring == Monitoring.PENDING
-    assert AuditEntry.objects.get().reason == "mended"
+    audited = AuditEntry.objects.order_by("pk").values_list("action", "reason", "outcome")
+    assert list(audited) == [
+        ("dead_letter.requeue", "mended", "done"), ("dead_letter.discard", "hopeless", "letter_requeued"),
+    ]  # fmt: skip
 
 
 def test_discarding_takes_the_deal_out_of_monitoring(letter: DeadLetter, member: Callable[[str], Client]) -> None:

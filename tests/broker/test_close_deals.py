@@ -272,6 +272,26 @@ def test_a_killed_worker_loses_nothing_because_the_sweep_sends_again(
     assert {deal.close_price for deal in Deal.objects.all()} == {Decimal(111)}
 
 
+def test_a_worker_that_is_told_to_end_finishes_its_batch_first(
+    market: Market, trader: Account, celery_worker: StartWorker
+) -> None:
+    market.tick("100")
+    deals = [market.open(trader, take_profit="110") for _ in range(3)]
+    worker = celery_worker()
+    with locked(deals[1]) as other:
+        send_closures(market.tick("111"))
+        wait_until(waiting_backends, what="the worker is in the middle of its settlement")
+        worker.signal(signal.SIGTERM)
+        worker.wait_for("Initiating Soft Shutdown")
+        assert open_count() == 3
+        other.rollback()
+        wait_until(all_closed, timeout_s=4, what="it has closed them")
+    assert worker.process.wait(20) == 0
+    assert LedgerEntry.objects.filter(kind="close").count() == 3
+    assert named("deal.closed", worker) == sorted(deal.pk for deal in deals)
+    assert connect().hlen("unacked") == 0  # nothing is left that another worker would be given again
+
+
 # --- stopped ----------------------------------------------------------------------------------------------------
 
 

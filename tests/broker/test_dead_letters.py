@@ -135,7 +135,11 @@ def test_discarding_takes_the_deal_out_of_monitoring_and_tells_its_user(market: 
     assert deal.notifications.filter(kind="monitoring_removed").count() == 1
     assert AuditEntry.objects.get().reason == "a joke account"
     with pytest.raises(Conflict, match="discarded"):
-        dead_letters.requeue(letter.pk, BOSS)
+        dead_letters.requeue(letter.pk, BOSS, "a second thought")
+    refused = AuditEntry.objects.order_by("pk")[1]
+    assert (refused.action, refused.reason, refused.outcome) == (
+        "dead_letter.requeue", "a second thought", "letter_discarded",
+    )  # fmt: skip
 
 
 def test_a_requeued_letter_cannot_be_discarded(market: Market) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -99,6 +100,8 @@ def test_a_system_in_order_is_healthy(signs: None, market: Market, trader: Accou
 def test_the_public_address_is_small_and_says_ok(signs: None, client: Client) -> None:
     answer = client.get("/health")
     assert answer.status_code == 200
+    for path in ("/health/", "/livez", "/livez/"):
+        assert client.get(path).json()["status"] == "ok"
     uptime = answer.json()["workers"]["uptime"]
     assert isinstance(uptime, int)
     assert answer.json() == {
@@ -350,6 +353,19 @@ def test_another_part_may_register_a_check_of_its_own(signs: None, monkeypatch: 
     )
     assert DealEvent.objects.count() == 0
     assert only_bad("orderWorker.events").reason == "There are none."
+
+
+def test_many_who_ask_the_public_address_at_once_do_not_make_it_late(
+    signs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look asks PostgreSQL on a connection of its own; probes that wait for each other come too late."""
+    monkeypatch.setattr(probes, "_questions", probes._questions.copy())
+    looks: list[None] = []
+    probes.ask_database_too("looks", lambda _cursor: looks.append(None))
+    with ThreadPoolExecutor(100) as threads:
+        answers = list(threads.map(lambda _number: health.workers_health()["isHealthy"], range(500)))
+    assert all(answers)
+    assert len(looks) < 250
 
 
 # --- servers that are away ---------------------------------------------------------------------------------------

@@ -160,21 +160,32 @@ def test_an_emergency_stop_works_while_redis_is_away(live: Market, manage: Manag
     assert current_state().state == "halted"
 
 
-@pytest.mark.parametrize("command", ["drain_workers", "resume_workers", "emergency_stop"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("drain_workers --reason test", "resume_workers --reason test", "emergency_stop --reason test"),
+        *("dead_letters list", "dead_letters requeue --all"),
+    ],
+)
 def test_without_postgresql_there_is_one_line_and_1(manage: Manage, command: str) -> None:
-    answer = manage(command, "--reason", "test", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    answer = manage(*command.split(), DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert answer.returncode == 1
     assert answer.stderr.startswith("CommandError: PostgreSQL does not answer")
 
 
-def test_ctrl_c_interrupts_and_says_the_state(live: Market, start_process: Callable[..., Process]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_a_supervisor_and_a_closed_terminal_interrupt_and_the_state_is_said(
+    live: Market, start_process: Callable[..., Process], number: signal.Signals
+) -> None:
     something_in_flight(live)
     draining = start_process("manage.py", "drain_workers")
     wait_until(lambda: current_state().state == "draining", 30)
-    draining.signal(signal.SIGINT)
+    draining.signal(number)
     assert draining.process.wait(20) == 1
     assert "interrupted; the system is draining" in draining.output
-    assert Operation.objects.get().error == "interrupted"
+    ended = Operation.objects.get()
+    assert (ended.state, ended.error) == ("failed", "interrupted")
+    assert AuditEntry.objects.order_by("pk").last().outcome == "interrupted"  # type: ignore[union-attr]
 
 
 def test_on_a_terminal_a_line_counts_while_it_waits(live: Market, process_env: dict[str, str]) -> None:
@@ -213,7 +224,10 @@ def test_the_status_shows_what_there_is(live: Market, manage: Manage, celery_wor
     assert status["operation"] is None
     text = manage("workers_status").stdout
     assert "state running" in text
-    assert "closures 1" in text
+    assert "closures 1   sweep 0   default 0" in text
+    assert status["health"]["status"] == "unhealthy"
+    assert "No worker serves closures, default." in status["health"]["wrong"]["orderWorker"]
+    assert "orderWorker: The beat gives no sign of life" in text.replace("No worker serves closures, default. ", "")
 
 
 def test_the_status_of_a_stopped_system_ends_with_1_and_says_why(live: Market, manage: Manage) -> None:
@@ -230,9 +244,11 @@ def test_the_status_works_and_says_so_while_servers_are_away(manage: Manage) -> 
     no_redis = manage("workers_status", REDIS_URL="redis://127.0.0.1:1/0")
     assert no_redis.returncode == 0
     assert no_redis.stdout.count("DOES NOT ANSWER") == 4  # book, prices, queues, workers
+    assert "queueManager: Redis does not answer." in no_redis.stdout
     no_postgres = manage("workers_status", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert no_postgres.returncode == 1
     assert no_postgres.stdout.count("DOES NOT ANSWER") == 4  # system, operation, deals, dead letters
+    assert "orderWorker: PostgreSQL does not answer." in no_postgres.stdout
 
 
 def test_watching_shows_it_again_until_ctrl_c(live: Market, start_process: Callable[..., Process]) -> None:
@@ -283,4 +299,5 @@ def test_dead_letters_are_listed_requeued_and_discarded(live: Market, manage: Ma
         ("dead_letter.requeue", "mended"),
         ("dead_letter.discard", "manage.py dead_letters"),
         ("dead_letter.requeue", "manage.py dead_letters"),
+        ("dead_letter.requeue", "manage.py dead_letters"),  # the refused one
     ]

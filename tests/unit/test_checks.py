@@ -173,12 +173,17 @@ def test_another_broker_needs_no_options_of_redis(settings: Any) -> None:
     assert _ours(list(checks.check_celery())) == []
 
 
+SILENCE = {"tcp_user_timeout": 10_000, "keepalives_idle": 5}
+LIMITS = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=20s"
+
+
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"OPTIONS": {"pool": {"max_size": 4}}}, ["E020", "E022"]),
+        ({"OPTIONS": {"pool": {"max_size": 4}}}, ["E020", "E022", "E023"]),
         ({"CONN_HEALTH_CHECKS": False}, ["E021"]),
-        ({"OPTIONS": {"options": "-c statement_timeout=15s -c lock_timeout=5s"}}, ["E022"]),
+        ({"OPTIONS": SILENCE | {"options": "-c statement_timeout=15s -c lock_timeout=5s"}}, ["E022"]),
+        ({"OPTIONS": {"options": LIMITS}}, ["E023"]),
     ],
 )
 def test_connections_that_could_hang_or_break_are_named(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from workers.replay.interrupt import Interrupted, interruptible
+from workers.interrupt import Interrupted, interruptible
 
 
 class Closing:

@@ -18,6 +18,7 @@ from django.db import InterfaceError, OperationalError
 from deals.errors import DealError
 from deals.queries import current_state
 from workers.audit import Actor
+from workers.interrupt import Interrupted, interruptible
 from workers.models import Operation
 from workers.operations import Started
 
@@ -72,13 +73,15 @@ class OperatorCommand(BaseCommand):
     def follow(self, begin: Callable[[], Started]) -> Operation:
         """Begin an operation and show its steps until it ends; a line that is redrawn on a terminal.
 
-        Ctrl-C interrupts it. Raises CommandError with exit code 1 or 3 when it does not succeed.
+        Ctrl-C, SIGTERM and a closed terminal interrupt it: it ends as failed, not as one whose process has died. Raises
+        CommandError with exit code 1 or 3 when it does not succeed.
         """
         started = self.obeyed(begin)
         line = ProgressLine(self)
         try:
-            operation = self.obeyed(lambda: self._watch(started, line))
-        except KeyboardInterrupt:
+            with interruptible():
+                operation = self.obeyed(lambda: self._watch(started, line))
+        except Interrupted:
             started.cancel()
             line.end()
             raise CommandError(f"interrupted; the system is {current_state().state}", returncode=FAILED) from None

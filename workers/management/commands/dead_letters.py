@@ -37,7 +37,7 @@ class Command(OperatorCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         if options["action"] == "list":
-            self._list(options)
+            self.obeyed(lambda: self._list(options))
         else:
             self._change(options)
 
@@ -60,8 +60,8 @@ class Command(OperatorCommand):
         act = dead_letters.requeue if options["action"] == "requeue" else dead_letters.discard
         ids: list[int] = options["ids"]
         if options["all"]:
-            failed = DeadLetter.objects.filter(state=DeadLetter.State.FAILED)
-            ids = list(failed.order_by("pk").values_list("pk", flat=True))
+            failed = DeadLetter.objects.filter(state=DeadLetter.State.FAILED).order_by("pk")
+            ids = self.obeyed(lambda: list(failed.values_list("pk", flat=True)))
         refused = 0
         for letter_id in ids:
             try:

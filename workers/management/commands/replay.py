@@ -15,10 +15,10 @@ from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
 from deals.errors import DealError
+from workers.interrupt import Interrupted, interruptible
 from workers.replay.closures import unfinished_path, write_closures
 from workers.replay.drive import Replay, Result
 from workers.replay.errors import PlanError, ReplayError
-from workers.replay.interrupt import Interrupted, interruptible
 from workers.replay.plan import PlannedDeal, Tape, plan_deals, read_deals, read_tape
 from workers.replay.processes import run_beside, worker_processes
 from workers.replay.scratch import scratch

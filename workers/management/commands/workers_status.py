@@ -18,7 +18,9 @@ EVERY_S = 2.0
 
 
 class Command(BaseCommand):
-    help = "Show state, deals, book, prices, queues, workers and dead letters. Exit code 0: running, 1: not."
+    help = (
+        "Show state, health, deals, book, prices, queues, workers and dead letters. Exit code 0: running, 1: not."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--watch", action="store_true", help="again every two seconds, until Ctrl-C")
@@ -63,9 +65,12 @@ def _cell(name: str, value: Any) -> str:
         return ", ".join(value) if value else "NONE"
     if name == "operation":
         return _operation(value)
+    if name == "health":
+        return "\n".join([value["status"], *(f"{'':14}{part}: {reason}" for part, reason in value["wrong"].items())])
     if not value:
         return "none"
-    return "   ".join(f"{_words(key)} {_shown(shown)}" for key, shown in value.items() if shown not in ("", [], False))
+    told = {key: shown for key, shown in value.items() if shown is not False and shown not in ("", [])}
+    return "   ".join(f"{_words(key)} {_shown(shown)}" for key, shown in told.items())
 
 
 def _operation(value: dict[str, Any] | None) -> str:

@@ -18,6 +18,7 @@ let watched = false;
  *   from, to ms: the ends of the time axis (default: those of the points)
  *   text     y → text, for axis and tooltip
  *   zero     whether the value axis begins at 0
+ *   whole    whether the values are whole numbers
  *   legend   whether the series' names are shown
  *   name     what a screen reader says of it
  */
@@ -96,11 +97,17 @@ function dataset(one, kind) {
     fill: one.fill ?? false,
     borderWidth: one.width ?? 1.75,
     borderDash: one.dashed ? [5, 4] : [],
-    pointRadius: one.points.length === 1 ? 2 : 0,
+    pointRadius: ({ dataIndex }) => (standsAlone(one.points, dataIndex) ? 2.5 : 0),
     pointHitRadius: 8,
     tension: 0,
     spanGaps: false,
   };
+}
+
+/** A point without neighbours is no part of a line: it is drawn as a dot. */
+function standsAlone(points, index) {
+  const there = (place) => points[place] !== undefined && points[place].y !== null;
+  return there(index) && !there(index - 1) && !there(index + 1);
 }
 
 function marksOf(marks) {
@@ -142,7 +149,7 @@ function options(known) {
         stacked: known.kind === "bars",
         border: { display: false },
         grid: {},
-        ticks: { maxTicksLimit: 5, callback: (value) => known.text(value), font: { size: 11 } },
+        ticks: { maxTicksLimit: 5, precision: known.whole ? 0 : undefined, callback: (value) => known.text(value), font: { size: 11 } },
       },
     },
     plugins: {

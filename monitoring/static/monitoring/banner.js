@@ -9,6 +9,8 @@ const SIGNS = {
   good: "check_circle", warn: "warning", bad: "error", halted: "front_hand", stale: "cloud_off", waiting: "hourglass_empty",
 };
 const known = { health: null, healthAt: null, state: null, liveness: { live: null } };
+/** Checks that say nothing of deals waiting just now: with these alone every deal still closes at its levels. */
+const MILD = new Set(["successRate", "errors", "sweepShare", "sweepReach", "degraded", "abandonedOperations", "deadLetters"]);
 let reasonsShown = "";
 
 export function start() {
@@ -60,8 +62,7 @@ function judge() {
   }
   if (found.isHealthy) return { tone: "good", title: "All is well", text: protectedDeals(found) };
   if (found.status === "degraded") return { tone: "warn", title: "Degraded, deals still close", text: "The prices process closes deals itself meanwhile." };
-  const failing = found.overall.failingChecks;
-  return { tone: "bad", title: failing === 1 ? "One check fails" : `${count(failing)} checks fail`, text: protection(unprotected) };
+  return failing(unprotected);
 }
 
 function notLive(stream, found) {
@@ -72,8 +73,13 @@ function notLive(stream, found) {
 
 const said = (system) => (system.reason ? `Reason given: ${system.reason}` : "");
 
-const protection = (unprotected) =>
-  unprotected === 0 ? "Every watched deal still closes at its levels." : "Whether every deal is protected cannot be told.";
+function failing(unprotected) {
+  const bad = checks().filter((one) => !one.isHealthy);
+  const title = bad.length === 1 ? "One check fails" : `${count(bad.length)} checks fail`;
+  if (unprotected === undefined || unprotected === null) return { tone: "bad", title, text: "Whether every deal is protected cannot be told." };
+  if (bad.every((one) => MILD.has(one.name))) return { tone: "warn", title, text: "Every watched deal still closes at its levels." };
+  return { tone: "bad", title, text: "Until this is mended deals may close late, or not at all." };
+}
 
 function protectedDeals(found) {
   const watched = found.overall.watchedDeals;

@@ -70,13 +70,14 @@ function line(one) {
   }
   const deal = make("span", { class: "feed-deal" }, linked(dealAddress(one.dealId), `deal ${one.dealId}`), ` ${one.symbol}`);
   const gain = Number(one.profit) < 0 ? "loss" : "gain";
-  const time = make("time", { datetime: new Date(one.at).toISOString(), title: wholeTime(one.at) }, clockSeconds(one.at));
-  const more = make("span", { class: "feed-more quiet" }, time, " · ", linked(userAddress(one.userId), `user ${one.userId}`), ` · at ${exactPrice(one.closePrice)}`);
+  const time = make("time", { class: "feed-more quiet", datetime: new Date(one.at).toISOString(), title: wholeTime(one.at) }, clockSeconds(one.at));
+  const more = make("span", { class: "feed-more quiet" }, linked(userAddress(one.userId), `user ${one.userId}`), ` at ${exactPrice(one.closePrice)}`);
   return make(
     "li", { "data-deal": one.dealId },
     make("span", { class: `reason-chip ${one.reason}` }, REASON_WORDS[one.reason] ?? one.reason),
     deal,
     make("span", { class: `profit ${gain}` }, signedMoney(one.profit)),
+    time,
     more,
     make("span", { class: "feed-latency quiet", title: "From the tick to the commit" }, one.latencyMs === null ? "" : duration(one.latencyMs)),
   );

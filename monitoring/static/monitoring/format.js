@@ -38,6 +38,9 @@ export function exactPrice(text) {
 /** A price for an axis: as many decimals as the number has. */
 export const roundPrice = (value) => price.format(Number(value.toPrecision(7)));
 
+/** 0.42, for columns whose head says % */
+export const percentNumber = (value) => (given(value) ? percentage.format(value) : NOTHING);
+
 /** 0.42 % */
 export const percent = (value) => (given(value) ? `${percentage.format(value)} %` : NOTHING);
 

@@ -3,7 +3,7 @@
 import { read, told } from "./api.js";
 import { age, now } from "./clock.js";
 import { byId, cell, make, setText } from "./dom.js";
-import { count, duration, exactPrice, percent } from "./format.js";
+import { count, duration, exactPrice, percentNumber } from "./format.js";
 import { everySecond, paint } from "./paint.js";
 import { spark } from "./spark.js";
 import { openSymbol } from "./symbol.js";
@@ -87,7 +87,7 @@ function drawRow(row, price) {
 
 function distance(nearest, price) {
   if (!nearest || !price) return "–";
-  return percent((Math.abs(nearest.price - price) / price) * 100);
+  return percentNumber((Math.abs(nearest.price - price) / price) * 100);
 }
 
 function drawAges() {

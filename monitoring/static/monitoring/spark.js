@@ -8,7 +8,7 @@ const NAMESPACE = "http://www.w3.org/2000/svg";
 export function spark() {
   const element = document.createElementNS(NAMESPACE, "svg");
   for (const [name, value] of Object.entries({
-    class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, "aria-hidden": "true",
+    class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true",
   })) element.setAttribute(name, value);
   const line = document.createElementNS(NAMESPACE, "polyline");
   element.append(line);

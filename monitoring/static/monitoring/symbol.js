@@ -3,7 +3,7 @@
 import { dealAddress, read } from "./api.js";
 import { timeChart } from "./charts.js";
 import { byId, make, setText } from "./dom.js";
-import { count, exactPrice, roundPrice, signedMoney, wholeTime } from "./format.js";
+import { clockSeconds, count, exactPrice, roundPrice, signedMoney, wholeTime } from "./format.js";
 
 const EVERY_MS = 5_000;
 const LISTED = 20;
@@ -103,6 +103,7 @@ function closureLine(one) {
     make("span", { class: `reason-chip ${one.reason}` }, REASON_WORDS[one.reason] ?? one.reason),
     make("span", { class: "feed-deal" }, name),
     make("span", { class: `profit ${Number(one.profit) < 0 ? "loss" : "gain"}` }, signedMoney(one.profit)),
-    make("span", { class: "feed-more quiet" }, `${wholeTime(Date.parse(one.at))} at ${exactPrice(one.price)}`),
+    make("time", { class: "feed-more quiet", datetime: one.at, title: wholeTime(Date.parse(one.at)) }, clockSeconds(Date.parse(one.at))),
+    make("span", { class: "feed-more quiet" }, `at ${exactPrice(one.price)}`),
   );
 }

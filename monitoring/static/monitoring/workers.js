@@ -30,7 +30,7 @@ async function load() {
 function draw(found) {
   byId("queue-rows").replaceChildren(...found.queues.map(queueLine));
   byId("process-rows").replaceChildren(...found.processes.map(processLine));
-  setText(byId("workers-note"), `read ${clockSeconds(Date.parse(found.at))}`);
+  for (const note of ["queues-note", "workers-note"]) setText(byId(note), `read ${clockSeconds(Date.parse(found.at))}`);
 }
 
 function queueLine(queue) {

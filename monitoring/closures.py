@@ -79,13 +79,13 @@ def counts(minutes: int) -> list[Count]:
 
 def latencies(minutes: int) -> dict[str, Latency]:
     """The percentiles of each way."""
-    known = {stage: Latency(deals, *map(_rounded, figures)) for stage, deals, *figures in _rows("latencies", minutes)}
+    known = {stage: Latency(deals, *map(rounded, figures)) for stage, deals, *figures in _rows("latencies", minutes)}
     return {stage: known.get(stage, Latency(0, None, None, None, None)) for stage in STAGES}
 
 
 def recent() -> list[Deal]:
     """The latest closures, newest first."""
-    closed = Deal.objects.filter(status="closed").select_related("settlement")
+    closed = Deal.objects.filter(status="closed").select_related("settlement", "account")
     return list(closed.order_by("-closed_at", "-pk")[:RECENT])
 
 
@@ -94,7 +94,8 @@ def _recent_errors() -> list[FailedAttempt]:
     return [FailedAttempt(*row) for row in failed.values_list("deal_id", "at", "error")[:RECENT]]
 
 
-def _rounded(ms: float | None) -> float | None:
+def rounded(ms: float | None) -> float | None:
+    """To the microsecond."""
     return None if ms is None else round(ms, 3)
 
 

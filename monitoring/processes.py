@@ -20,6 +20,7 @@ class Process(NamedTuple):
     age_ms: int
     queues: list[str] | None
     concurrency: int | None
+    active: int | None
     source: str | None
     feed_age_ms: int | None
     held: list[str] | None
@@ -45,6 +46,7 @@ def _process(beat: Beat, now_ms: int) -> Process:
         age_ms=max(0, now_ms - beat.at_ms),
         queues=facts.get("queues"),
         concurrency=facts.get("concurrency"),
+        active=facts.get("active"),
         source=facts.get("source"),
         feed_age_ms=facts.get("feedAgeMs"),
         held=facts.get("held"),

@@ -1,4 +1,7 @@
-"""The sign of life of a web process, with how many listen to its stream. It lasts while the event loop turns."""
+"""The sign of life of a web process, with how many listen to its stream, and its turn at sampling the queues.
+
+Both last while the event loop turns.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from monitoring.depths import DepthThread
 from monitoring.stream import hub
 from workers.heartbeats import EVERY_S, Facts, Sign, SignThread, process_name
 
@@ -23,12 +27,14 @@ class WebSign:
         self._turn()
         sign = Sign("web", process_name())
         self._thread = SignThread(sign, facts=_facts, alive=self._turns)
+        self._depths = DepthThread(alive=self._turns)
         self._thread.start()
+        self._depths.start()
 
     async def end(self) -> None:
         """Take it away: the process ends in order."""
         self._timer.cancel()
-        await asyncio.to_thread(self._thread.stop)
+        await asyncio.gather(asyncio.to_thread(self._thread.stop), asyncio.to_thread(self._depths.stop))
 
     def _turn(self) -> None:
         self._turned_at = time.monotonic()

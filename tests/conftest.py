@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import django
 import pytest
 import redis
-from servers import BIN, PROJECT, Process, Valkey
+from servers import BIN, CHROMIUM, PROJECT, Process, Valkey
 
 from cryptocraze.embedded import EmbeddedServers, running
 
@@ -52,6 +52,7 @@ _left_out: list[str] = []
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Before Django reads its settings: start the servers, unless only unit tests run, which need none."""
+    config.addinivalue_line("markers", "browser: needs Chromium, Debian's or Playwright's own")
     config.addinivalue_line(
         "markers", "debian: needs Debian's redis-server and postgresql-15, for TLS, and its rabbitmq-server"
     )
@@ -86,16 +87,31 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark by folder; leave out, and say so, what this machine lacks: recorded tapes, Debian's servers."""
-    unit = PROJECT / "tests" / "unit"
+    """Mark by folder; leave out, and say so, what this machine lacks: recorded tapes, Chromium, Debian's servers."""
+    unit, browser = PROJECT / "tests" / "unit", PROJECT / "tests" / "browser"
     for item in items:
         item.add_marker("unit" if item.path.is_relative_to(unit) else "integration")
+        if item.path.is_relative_to(browser):
+            item.add_marker("browser")
+    lacking = [str(path) for path in (*DEBIAN_PROGRAMS, CHROMIUM) if not Path(path).exists()]
+    if lacking and os.environ.get("DEBIAN_TESTS") == "required":
+        raise pytest.UsageError(f"DEBIAN_TESTS=required, but there is no {', '.join(lacking)}")
     if not TAPES_DIR.is_dir():
         _leave_out(config, items, "tapes", f"no folder {TAPES_DIR} (TAPES_DIR)")
+    if any(item.get_closest_marker("browser") for item in items) and not _has_chromium():
+        _leave_out(config, items, "browser", "no Chromium: `playwright install chromium`")
     if missing := [path for path in DEBIAN_PROGRAMS if not Path(path).exists()]:
-        if os.environ.get("DEBIAN_TESTS") == "required":
-            raise pytest.UsageError(f"DEBIAN_TESTS=required, but there is no {', '.join(missing)}")
         _leave_out(config, items, "debian", f"no {', '.join(missing)}")
+
+
+def _has_chromium() -> bool:
+    """Debian's, or Playwright's own."""
+    if CHROMIUM.exists():
+        return True
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        return Path(playwright.chromium.executable_path).exists()
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], marker: str, why: str) -> None:

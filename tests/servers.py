@@ -20,6 +20,8 @@ from cryptocraze import embedded, embedded_home
 
 PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+CHROMIUM = Path("/usr/bin/chromium")
+"""Debian's; other machines may have Playwright's own."""
 
 
 def wait_until(happened: Callable[[], object], timeout_s: float = 15.0, what: str = "") -> None:

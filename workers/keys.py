@@ -94,6 +94,16 @@ def counters() -> str:
     return _key("metrics:counters")
 
 
+def depths() -> str:
+    """Stream: how deep each queue was, every 2 s, for an hour; see monitoring/depths.py."""
+    return _key("queues:depths")
+
+
+def depths_turn() -> str:
+    """String with a time to live: one web process has just sampled the queues."""
+    return _key("queues:depths:turn")
+
+
 def health_since() -> str:
     """Hash: since when (ms) each check of health that is bad has been found bad."""
     return _key("health:since")

@@ -62,9 +62,12 @@ class WorkerSign(bootsteps.StartStopStep):
 
 
 def _worker_facts(consumer: Any) -> Facts:
+    from celery.worker import state  # only a worker has it loaded
+
     return {
         "queues": sorted(queue.name for queue in consumer.task_consumer.queues),
         "concurrency": consumer.pool.num_processes,
+        "active": len(state.active_requests),
     }
 
 

@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from deals.api.schema import refusals
-from monitoring import closures, health, interventions, jobs, prices, queues, stats
+from monitoring import closures, health, history, interventions, jobs, prices, queues, stats
 from monitoring.api import export
 from monitoring.api import serializers as wire
 from monitoring.api.control_serializers import LONGEST_REASON, ReasonSerializer
@@ -31,6 +31,8 @@ from workers.audit import actor_of
 LOOKING: Final = refusals(401, 403, 429, 503)
 DEFAULT_MINUTES: Final = 60
 MOST_MINUTES: Final = 1440
+HISTORY_MINUTES: Final = 15
+MOST_HISTORY_MINUTES: Final = 60
 DEAL_ID = OpenApiParameter(
     "dealId",
     {"type": "integer", "format": "int64", "minimum": 0, "maximum": jobs.LARGEST_ID},
@@ -143,6 +145,29 @@ class Closures(OperatorView):
         """Counts by reason and detector, success rate, latency percentiles, the latest closures and errors."""
         minutes = _whole_number(request.query_params.get("minutes", str(DEFAULT_MINUTES)), "minutes", MOST_MINUTES)
         return Response(wire.ClosuresSerializer(closures.closures(minutes)).data)
+
+
+class History(OperatorView):
+    """The last minutes one by one."""
+
+    known_parameters = ("minutes",)
+
+    @extend_schema(
+        summary="Read the last minutes one by one",
+        parameters=[
+            OpenApiParameter(
+                "minutes",
+                {"type": "integer", "minimum": 1, "maximum": MOST_HISTORY_MINUTES, "default": HISTORY_MINUTES},
+                description="How many minutes, the running one included.",
+            )
+        ],
+        responses={200: wire.HistorySerializer, **refusals(400, 401, 403, 429, 503)},
+    )
+    def get(self, request: Request) -> Response:
+        """Each minute's closures by reason, latency percentiles, and the most messages that waited in each queue."""
+        text = request.query_params.get("minutes", str(HISTORY_MINUTES))
+        minutes = _whole_number(text, "minutes", MOST_HISTORY_MINUTES)
+        return Response(wire.HistorySerializer(history.history(minutes)).data)
 
 
 class Job(OperatorView):

@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from deals.api.fields import PlainDecimal, SignedDecimal
 from deals.models import CloseReason, Deal, Monitoring
-from monitoring import closures, health, prices, processes, queues, stats, verdicts
+from monitoring import closures, health, history, prices, processes, queues, stats, verdicts
 from workers.models import JobLog
 
 # --- health ------------------------------------------------------------------------------------------------------
@@ -108,6 +108,7 @@ class ProcessSerializer(serializers.Serializer[processes.Process]):
         child=serializers.CharField(), allow_null=True, help_text="Workers: the queues that it serves."
     )
     concurrency = serializers.IntegerField(allow_null=True, help_text="Workers: how many tasks it runs at once.")
+    active = serializers.IntegerField(allow_null=True, help_text="Workers: how many tasks it ran at that sign.")
     source = serializers.CharField(  # type: ignore[assignment]  # a field of that name
         allow_null=True, help_text="Prices: where the ticks come from."
     )
@@ -240,6 +241,7 @@ class RecentClosureSerializer(serializers.Serializer[Deal]):
     """A closed deal."""
 
     deal_id = serializers.IntegerField(source="pk", help_text="The deal.")
+    user_id = serializers.IntegerField(source="account.user_id", help_text="Its user's number.")
     symbol = serializers.CharField(help_text="Its symbol.")
     reason = serializers.ChoiceField(
         choices=CloseReason.choices, source="close_reason", help_text="What closed the deal."
@@ -289,6 +291,40 @@ class ClosuresSerializer(ClosureTotalsSerializer):
     counts = ClosureCountSerializer(many=True, help_text="By reason and detector; empty ones are left out.")
     recent = RecentClosureSerializer(many=True, help_text="The last 50 closures, newest first, whenever they were.")
     recent_errors = FailedAttemptSerializer(many=True, help_text="The last 50 failed attempts, newest first.")
+
+
+# --- history -----------------------------------------------------------------------------------------------------
+
+
+class ReasonCountSerializer(serializers.Serializer[history.ReasonCount]):
+    """Closures by reason."""
+
+    reason = serializers.ChoiceField(choices=CloseReason.choices, help_text="What closed the deals.")
+    deals = serializers.IntegerField(help_text="How many.")
+
+
+class QueueDepthSerializer(serializers.Serializer[history.QueueDepth]):
+    """A queue in one minute."""
+
+    name = serializers.CharField(help_text="`closures`, `sweep` or `default`.")
+    depth = serializers.IntegerField(
+        allow_null=True, help_text="Most messages that waited, of a look every 2 s; null: not known."
+    )
+
+
+class MinuteSerializer(serializers.Serializer[history.Minute]):
+    """One minute."""
+
+    at = serializers.DateTimeField(help_text="When it began.")
+    closures = ReasonCountSerializer(many=True, help_text="By reason; empty ones are left out.")
+    latency = LatencySerializer(help_text="From the receipt of the tick until the commit; closures by hand excluded.")
+    queues = QueueDepthSerializer(many=True, help_text="Every queue of ours.")
+
+
+class HistorySerializer(serializers.Serializer[history.History]):
+    """The last minutes one by one."""
+
+    minutes = MinuteSerializer(many=True, help_text="Oldest first; the last one is still running.")
 
 
 # --- stats -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ urlpatterns = [
     *both_spellings("queues", views.Queues.as_view(), "workers-queues"),
     *both_spellings("prices", views.Prices.as_view(), "workers-prices"),
     *both_spellings("closures", views.Closures.as_view(), "workers-closures"),
+    *both_spellings("history", views.History.as_view(), "workers-history"),
     *both_spellings("jobs/<str:dealId>", views.Job.as_view(), "workers-job"),
     *both_spellings("monitor/stream", Stream.as_view(), "workers-stream"),
     *both_spellings("metrics/export", views.Export.as_view(), "workers-export"),

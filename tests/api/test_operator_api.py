@@ -35,7 +35,7 @@ from workers.sweep import SweepReport
 pytestmark = pytest.mark.django_db(transaction=True)
 
 BASE = "/api/admin/workers"
-PLACES = ["health", "stats", "queues", "prices", "closures", "jobs/1", "metrics/export", "monitor/stream"]
+PLACES = ["health", "stats", "queues", "prices", "closures", "history", "jobs/1", "metrics/export", "monitor/stream"]
 
 
 def staff_client(*rights: str) -> APIClient:
@@ -104,14 +104,14 @@ def test_a_wrong_method_is_405(place: str, staff: APIClient) -> None:
         assert (answer.status_code, error_code(answer)) == (405, "method_not_allowed")
 
 
-@pytest.mark.parametrize("place", ["health", "stats", "queues", "prices", "jobs/1", "monitor/stream"])
+@pytest.mark.parametrize("place", ["health", "stats", "queues", "prices", "history", "jobs/1", "monitor/stream"])
 def test_an_unknown_parameter_is_refused(place: str, staff: APIClient) -> None:
     answer = staff.get(f"{BASE}/{place}?nonsense=1")
     assert (answer.status_code, error_code(answer)) == (400, "unknown_parameter")
 
 
 def test_every_path_answers_with_a_slash_too(staff: APIClient, running: None) -> None:
-    for place in ("stats", "queues", "prices", "closures", "metrics/export"):
+    for place in ("stats", "queues", "prices", "closures", "history", "metrics/export"):
         assert staff.get(f"{BASE}/{place}/").status_code == 200
     assert staff.get(f"{BASE}/jobs/{make_deal().pk}/").status_code == 200
 
@@ -190,7 +190,7 @@ def test_closures_counts_by_reason_and_detector_within_its_minutes(staff: APICli
         {"reason": "take_profit", "detector": "sweep", "deals": 1},
         {"reason": "take_profit", "detector": "tick", "deals": 1},
     ]
-    assert told["recent"][0]["dealId"] == by_hand.pk
+    assert (told["recent"][0]["dealId"], told["recent"][0]["userId"]) == (by_hand.pk, by_hand.account.user_id)
     Deal.objects.filter(status="closed").update(closed_at=timezone.now() - timedelta(minutes=3))
     assert read(staff, "closures?minutes=2")["closed"] == 0
     assert read(staff, "closures?minutes=2")["successRatePercent"] is None

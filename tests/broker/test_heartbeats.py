@@ -57,7 +57,7 @@ def test_a_worker_shows_its_queues_and_is_gone_after_its_end(celery_worker: Call
     wait_until(lambda: beats_of("worker"), 20)
     [beat] = beats_of("worker")
     assert beat.pid == worker.pid
-    assert beat.facts == {"queues": ["closures", "default"], "concurrency": 2}
+    assert beat.facts == {"queues": ["closures", "default"], "concurrency": 2, "active": 0}
     worker.signal(signal.SIGTERM)
     wait_until(lambda: not beats_of("worker"), 30)
 

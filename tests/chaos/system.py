@@ -28,6 +28,7 @@ SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "ADAUSD
 PROGRAMS: Final = ("web", "prices", "prices-b", "worker", "worker-b", "sweeper", "beat", "beat-b")
 SIGNING: Final = ("prices", "prices-b", "worker", "worker-b", "sweeper")
 TRADERS: Final = 20
+PROCFILE: Final = PROJECT / "tests/chaos/Procfile"
 ANSWER_S: Final = 10
 NO_LIMIT: Final = "1000000/s"
 MAKE_TRADERS: Final = f"""
@@ -45,10 +46,13 @@ print(json.dumps(tokens))
 
 
 class System:
-    """Everything of the Procfile beside this file, under the project's own supervisor: what is killed comes back."""
+    """Everything of a Procfile, under the project's own supervisor: what is killed comes back."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, procfile: Path = PROCFILE, programs: Collection[str] = PROGRAMS, **settings: str
+    ) -> None:
         self.folder = folder
+        self.programs = programs
         self.data = folder / "data"
         self.web_port = free_port(VALKEY_PORTS)
         kept = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
@@ -63,6 +67,7 @@ class System:
             "LOG_JSON": "true",
             "WORKER_SOFT_SHUTDOWN_S": "1",
             **dict.fromkeys(("THROTTLE_USER", "THROTTLE_ANON", "THROTTLE_WRITE"), NO_LIMIT),
+            **settings,
         }
         command = [
             sys.executable,
@@ -70,7 +75,7 @@ class System:
             "cryptocraze.launch",
             "run",
             "--procfile",
-            str(PROJECT / "tests/chaos/Procfile"),
+            str(procfile),
         ]
         # It stops everything and ends when this process is killed.
         self.launcher = Process(with_parent("SIGTERM", command), folder / "system.log", self._env)
@@ -82,16 +87,13 @@ class System:
         addresses = json.loads((self.data / "servers.json").read_text())
         self.database_url: str = addresses["database_url"]
         self.redis_url: str = addresses["redis_url"]
-        command = [sys.executable, "manage.py", "shell", "-v", "0", "-c", MAKE_TRADERS]
-        done = subprocess.run(command, env=self._env, cwd=PROJECT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        self.tokens = json.loads(done.stdout.strip().splitlines()[-1])
+        self.tokens = self.shell(MAKE_TRADERS)
         self.redis = redis.Redis.from_url(self.redis_url, decode_responses=True, socket_timeout=2)
-        wait(lambda: all(self.heads(name) for name in PROGRAMS), 60, "every program runs")
+        wait(lambda: all(self.heads(name) for name in self.programs), 60, "every program runs")
 
     def stop(self) -> None:
         """End it in order; what does not listen is killed by the launcher itself."""
-        for pid in self.pids("postgres", "valkey-server", *PROGRAMS):
+        for pid in self.pids("postgres", "valkey-server", *self.programs):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         self.launcher.signal(signal.SIGTERM)
@@ -126,6 +128,13 @@ class System:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/livez", timeout=5):
             pass
         return all(alive.intersection(self.heads(name)) for name in SIGNING if name not in without)
+
+    def shell(self, code: str) -> Any:
+        """Run this in Django's shell; what it prints last is JSON."""
+        command = [sys.executable, "manage.py", "shell", "-v", "0", "-c", code]
+        done = subprocess.run(command, env=self._env, cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.strip().splitlines()[-1])
 
     # --- its doors -------------------------------------------------------------------------------------------
 
@@ -175,11 +184,11 @@ def wait(happened: Callable[[], object], timeout_s: float, what: str) -> None:
 
 
 @contextlib.contextmanager
-def running_system(keep: Path | None = None) -> Iterator[System]:
-    """A running system in a temporary folder. Its log is copied to `keep` at the end."""
+def running_system(keep: Path | None = None, **how: Any) -> Iterator[System]:
+    """A running system in a temporary folder. Its log is copied to `keep` at the end. `how` is for System."""
     folder = Path(tempfile.mkdtemp(prefix="cryptocraze-chaos-"))
     folder.chmod(0o711)
-    system = System(folder)
+    system = System(folder, **how)
     try:
         system.wait_until_up()
         yield system

@@ -1,0 +1,109 @@
+// One symbol in a dialog: its price, the triggers that wait near it as lines, and its closures as marks.
+
+import { dealAddress, read } from "./api.js";
+import { timeChart } from "./charts.js";
+import { byId, make, setText } from "./dom.js";
+import { clockSeconds, count, exactPrice, roundPrice, signedMoney, wholeTime } from "./format.js";
+
+const EVERY_MS = 5_000;
+const LISTED = 20;
+const REASON_COLOURS = { take_profit: "rise", stop_loss: "fall", manual: "other" };
+export const REASON_WORDS = { take_profit: "Take Profit", stop_loss: "Stop Loss", manual: "by hand" };
+
+const shown = { symbol: null, minutes: 60, chart: null, timer: null };
+
+export function start() {
+  byId("symbol-close").addEventListener("click", () => byId("symbol").close());
+  byId("symbol").addEventListener("close", stop);
+  for (const button of spans()) button.addEventListener("click", () => choose(Number(button.dataset.minutes)));
+}
+
+export function openSymbol(symbol) {
+  Object.assign(shown, { symbol });
+  setText(byId("symbol-title"), symbol);
+  setText(byId("symbol-price"), "");
+  byId("symbol-closures").replaceChildren();
+  byId("symbol").showModal();
+  shown.chart ??= timeChart(byId("symbol-chart"), { text: roundPrice, name: `Price of ${symbol}` });
+  load();
+  shown.timer = setInterval(() => document.hidden || load(), EVERY_MS);
+}
+
+const spans = () => byId("symbol").querySelectorAll("[data-minutes]");
+
+function stop() {
+  clearInterval(shown.timer);
+  shown.chart?.destroy();
+  Object.assign(shown, { symbol: null, chart: null });
+}
+
+function choose(minutes) {
+  shown.minutes = minutes;
+  for (const button of spans()) button.setAttribute("aria-pressed", Number(button.dataset.minutes) === minutes);
+  load();
+}
+
+async function load() {
+  const { symbol, minutes } = shown;
+  let found = null;
+  let error = null;
+  try {
+    found = await read(`prices/${encodeURIComponent(symbol)}?minutes=${minutes}`);
+  } catch (refused) {
+    error = refused.message;
+  }
+  if (shown.symbol !== symbol || shown.minutes !== minutes) return; // another one was asked for meanwhile
+  const empty = byId("symbol-empty");
+  empty.hidden = error === null && found.candles.length > 0;
+  setText(empty, error ?? "No prices were recorded in this span of time.");
+  if (found !== null) draw(found);
+}
+
+function draw(found) {
+  setText(byId("symbol-price"), exactPrice(found.price));
+  const candles = found.candles.map((one) => ({ at: Date.parse(one.at), low: Number(one.low), high: Number(one.high), close: Number(one.close) }));
+  const line = (name) => candles.map((one) => ({ x: one.at, y: one[name] }));
+  const to = Date.now();
+  const from = to - shown.minutes * 60_000;
+  shown.chart.set({
+    from,
+    to,
+    series: [
+      { label: "high", colour: "line", width: 0, points: line("high") },
+      { label: "low", colour: "line", width: 0, points: line("low"), fill: "-1" },
+      { label: "price", colour: "line", points: line("close") },
+    ],
+    levels: [...density(found.triggers.upper, "rise"), ...density(found.triggers.lower, "fall")],
+    marks: found.closures
+      .map((one) => ({ x: Date.parse(one.at), y: Number(one.price), colour: REASON_COLOURS[one.reason], label: closureWords(one) }))
+      .filter((one) => one.x >= from),
+    name: `Price of ${found.symbol}: ${exactPrice(found.price)}. ${waiting(found.triggers)}`,
+  });
+  byId("symbol-closures").replaceChildren(...found.closures.slice(0, LISTED).map(closureLine));
+}
+
+/** The stronger a line, the more deals: by the root, so that one deal is still seen beside ten thousand. */
+function density(bins, colour) {
+  const most = Math.max(1, ...bins.map((bin) => bin.count));
+  return bins.filter((bin) => bin.count).map((bin) => ({ y: Number(bin.price), colour, weight: Math.sqrt(bin.count / most), inside: false }));
+}
+
+function waiting({ upper, lower }) {
+  const sum = (bins) => bins.reduce((total, bin) => total + bin.count, 0);
+  return `${count(sum(upper))} triggers wait near it above and ${count(sum(lower))} below.`;
+}
+
+const closureWords = (one) => `deal ${one.dealId}, ${REASON_WORDS[one.reason] ?? one.reason}, ${exactPrice(one.price)}, ${signedMoney(one.profit)}`;
+
+function closureLine(one) {
+  const address = dealAddress(one.dealId);
+  const name = address ? make("a", { href: address }, `deal ${one.dealId}`) : `deal ${one.dealId}`;
+  return make(
+    "li", {},
+    make("span", { class: `reason-chip ${one.reason}` }, REASON_WORDS[one.reason] ?? one.reason),
+    make("span", { class: "feed-deal" }, name),
+    make("span", { class: `profit ${Number(one.profit) < 0 ? "loss" : "gain"}` }, signedMoney(one.profit)),
+    make("time", { class: "feed-more quiet", datetime: one.at, title: wholeTime(Date.parse(one.at)) }, clockSeconds(Date.parse(one.at))),
+    make("span", { class: "feed-more quiet" }, `at ${exactPrice(one.price)}`),
+  );
+}

@@ -27,6 +27,7 @@ from workers import drivers, keys, system
 from workers.backlog import Backlog
 from workers.book import Fired, parse_fired
 from workers.cancellation import end
+from workers.candles import Candles
 from workers.clock import WALL_CLOCK, Clock
 from workers.degraded import Degraded
 from workers.dispatch import reach_broker, send_closures
@@ -111,6 +112,7 @@ class PriceEngine:
         self._recorded_s = 0.0
         self.recovery = Recovery(self)
         self.degraded = Degraded(self)
+        self.candles = Candles(self)
         self._newest_token = token
 
     def stop(self) -> None:
@@ -127,7 +129,8 @@ class PriceEngine:
         except (RedisError, *DATABASE_ERRORS) as error:  # its loops try again
             log.warning("prices.started_in_trouble", error=str(error))
         work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
-        loops = [asyncio.create_task(loop()) for loop in (*work, self._reach_loop, self.degraded.run)]
+        beside = (self._reach_loop, self.degraded.run, self.candles.run)
+        loops = [asyncio.create_task(loop()) for loop in (*work, *beside)]
         pump = asyncio.create_task(self._pump(source))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -137,6 +140,7 @@ class PriceEngine:
         finally:
             self._stopping.set()  # a loop that lost its cancellation ends too
             await end(pump, *loops, stopping)
+            await self.candles.save()
             await self.recovery.end()
             await self.close()
 
@@ -178,6 +182,7 @@ class PriceEngine:
     def enqueue(self, price: Price) -> None:
         """Queue an accepted price for the book. While Redis is away the oldest beyond 200,000 are dropped and
         counted."""
+        self.candles.fold(price)
         if self.backlog.add(price):
             self.board.dropped["backlog"] += 1
 

@@ -1,4 +1,4 @@
-"""Charts of prices on the wire: prices in USDT a unit; times in UTC as ISO 8601, or in ms since 1970 where many."""
+"""Charts of prices on the wire: prices in USDT a unit; times in UTC, in the sparklines as ms since 1970."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from deals.api.fields import PLAIN, PlainDecimal, SignedDecimal
 from deals.models import CloseReason
 from monitoring import charts
 from workers.candles import Candle
+from workers.clock import to_datetime
 
 POINT = {
     "type": "array",
@@ -50,10 +51,18 @@ class PriceHistorySerializer(_SpanSerializer):
     )
 
 
+class Instant(serializers.DateTimeField):
+    """Milliseconds since 1970 as a time."""
+
+    def to_representation(self, value: Any) -> Any:
+        """As every other time."""
+        return super().to_representation(to_datetime(value))
+
+
 class CandleSerializer(serializers.Serializer[Candle]):
     """What the price did in one step."""
 
-    at = serializers.IntegerField(source="at_ms", help_text="Beginning of the step, ms since 1970.")
+    at = Instant(source="at_ms", help_text="Beginning of the step.")
     open = PlainDecimal(help_text="The first price, USDT.")
     high = PlainDecimal(help_text="The highest, USDT.")
     low = PlainDecimal(help_text="The lowest, USDT.")

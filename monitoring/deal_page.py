@@ -16,7 +16,6 @@ from deals.models import CloseReason, Deal, DealEvent, Settlement, Status
 from deals.money import plain
 from monitoring import jobs
 from monitoring.jobs import Job, TriggerView
-from workers.models import DeadLetter
 
 NAMES: Final = {"take_profit": "Take Profit", "stop_loss": "Stop Loss"}
 SEEN_BY: Final = {
@@ -64,7 +63,6 @@ class Figure(NamedTuple):
 class Step(NamedTuple):
     """An event of the timeline; `after` is how long after the one before it came."""
 
-    kind: str
     title: str
     tone: str
     moment: Moment
@@ -91,7 +89,6 @@ class DealPage(NamedTuple):
     steps: list[Step]
     ways: list[Way]
     total: str
-    letters: list[DeadLetter]
     read_at: Moment
 
 
@@ -99,7 +96,6 @@ def deal_page(deal_id: int) -> DealPage:
     """Read now."""
     job = jobs.explain(deal_id)
     deal = job.deal
-    ways = list(_ways(deal))
     received, committed = deal.received_at, _committed(deal)
     return DealPage(
         job=job,
@@ -107,9 +103,8 @@ def deal_page(deal_id: int) -> DealPage:
         badge=_badge(job),
         figures=list(_figures(job)),
         steps=_timeline(job.history, deal),
-        ways=ways,
+        ways=list(_ways(deal, committed)),
         total="" if received is None or committed is None else length(committed - received),
-        letters=job.dead_letters,
         read_at=moment(job.read_at),
     )
 
@@ -192,7 +187,6 @@ def _timeline(events: list[DealEvent], deal: Deal) -> list[Step]:
     for event in events:
         steps.append(
             Step(
-                kind=event.kind,
                 title=_title(event, deal),
                 tone=_tone(event, deal),
                 moment=moment(event.at),
@@ -236,10 +230,10 @@ def _committed(deal: Deal) -> datetime | None:
     return Settlement.objects.values_list("committed_at", flat=True).filter(pk=deal.settlement_id).first()
 
 
-def _ways(deal: Deal) -> Iterator[Way]:
+def _ways(deal: Deal, committed: datetime | None) -> Iterator[Way]:
     """From the exchange to the commit, of a deal that its trigger closed."""
     names = ("exchange to us", "received to fired", "fired to a worker", "worker to commit")
-    times = (deal.close_tick_at, deal.received_at, deal.fired_at, deal.started_at, _committed(deal))
+    times = (deal.close_tick_at, deal.received_at, deal.fired_at, deal.started_at, committed)
     known = [at for at in times if at is not None]
     if deal.received_at is None or len(known) < len(times) - 1:  # closed by hand
         return

@@ -73,7 +73,7 @@ def instant(path: str, title: str) -> Column:
     """A column of times, to the second, with the zone."""
 
     def show(row: Any) -> str:
-        return format_html('<span class="whitespace-nowrap">{}</span>', _utc(attrgetter(path)(row), "seconds"))
+        return format_html('<span class="whitespace-nowrap">{}</span>', utc_text(attrgetter(path)(row), "seconds"))
 
     return _named(show, path, title)
 
@@ -114,7 +114,7 @@ def _fact(model: type[models.Model], name: str) -> Column:
     def show(row: Any) -> Any:
         value = getattr(row, name)
         if isinstance(value, datetime):
-            return _utc(value, "milliseconds")
+            return utc_text(value, "milliseconds")
         if isinstance(value, Decimal):
             return _plain(value)
         if value is None or value == "":
@@ -139,7 +139,8 @@ def _plain(value: Decimal | float | None) -> str:
     return plain(value) if isinstance(value, Decimal) else str(value)
 
 
-def _utc(value: datetime | None, precision: str) -> str:
+def utc_text(value: datetime | None, precision: str) -> str:
+    """A time with its zone, to `seconds` or `milliseconds`."""
     if value is None:
         return NOTHING
     return f"{value.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ', timespec=precision)} UTC"

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from django.conf import settings
+from django.utils import timezone
 from redis.exceptions import RedisError
 
 from deals.errors import NotFound
@@ -66,7 +67,7 @@ class FiredView(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A deal's monitoring. `redis_answers` False: what Redis holds could not be looked at and is None."""
+    """A deal's monitoring at a moment. `redis_answers` False: what Redis holds could not be looked at and is None."""
 
     deal: Deal
     state: str
@@ -81,13 +82,13 @@ class Job(NamedTuple):
     why_open: list[str]
     history: list[DealEvent]
     dead_letters: list[DeadLetter]
+    read_at: datetime
 
 
 def explain(deal_id: int) -> Job:
     """Everything about a deal's monitoring, in whatever state it is. Raises NotFound."""
-    deal = Deal.objects.filter(pk=deal_id).first() if deal_id <= LARGEST_ID else None
-    if deal is None:
-        raise NotFound
+    read_at = timezone.now()
+    deal = found_deal(deal_id)
     history = list(DealEvent.objects.filter(deal=deal).order_by("pk"))
     held = _in_redis(deal)
     fired = None if held is None else held.fired
@@ -108,7 +109,16 @@ def explain(deal_id: int) -> Job:
         why_open=why_open(deal, system_state, held) if deal.status == Status.OPEN else [],
         history=history,
         dead_letters=list(DeadLetter.objects.filter(deal=deal).order_by("pk")),
+        read_at=read_at,
     )
+
+
+def found_deal(deal_id: int) -> Deal:
+    """The deal, whoever's it is. Raises NotFound."""
+    deal = Deal.objects.filter(pk=deal_id).first() if deal_id <= LARGEST_ID else None
+    if deal is None:
+        raise NotFound
+    return deal
 
 
 def _in_redis(deal: Deal) -> InRedis | None:

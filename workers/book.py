@@ -20,7 +20,7 @@ from deals.queries import WatchedRange, WatchRow
 from deals.settlement import Due
 from workers import keys
 from workers.clock import WALL_CLOCK, Clock, to_datetime
-from workers.redis_client import ARM, CLEAR_FIRED, FIRE_FOUND, connect
+from workers.redis_client import ARM, CLEAR_FIRED, FIRE_FOUND, TRIGGER_DENSITY, connect
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +87,13 @@ class Fired(NamedTuple):
             fired_at=to_datetime(self.fired_ms),
             gap_ms=self.gap_ms or None,
         )
+
+
+class Density(NamedTuple):
+    """How many deals have a trigger in each step of the price axis, by side of the book."""
+
+    upper: list[int]
+    lower: list[int]
 
 
 class Armed(NamedTuple):
@@ -243,6 +250,12 @@ def armed_count(symbols: Iterable[str], *, client: Redis | None = None) -> dict[
         for symbol in names:
             pipe.hlen(keys.versions(symbol))
         return dict(zip(names, pipe.execute(), strict=True))
+
+
+def density(symbol: str, edges: Sequence[Decimal], *, client: Redis | None = None) -> Density:
+    """Counted between rising edges, the upper edge of a step not included. Raises redis.RedisError."""
+    names = [keys.upper(symbol), keys.lower(symbol)]
+    return Density(*TRIGGER_DENSITY.run(client or connect(), names, [plain(edge) for edge in edges]))
 
 
 def _head() -> list[str]:

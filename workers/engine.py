@@ -27,6 +27,7 @@ from workers import drivers, keys, system
 from workers.backlog import Backlog
 from workers.book import Fired, parse_fired
 from workers.cancellation import end
+from workers.candles import Candles
 from workers.clock import WALL_CLOCK, Clock
 from workers.degraded import Degraded
 from workers.dispatch import reach_broker, send_closures
@@ -115,6 +116,7 @@ class PriceEngine:
         self._recorded_s = 0.0
         self.recovery = Recovery(self)
         self.degraded = Degraded(self)
+        self.candles = Candles(self)
         self._newest_token = token
 
     def stop(self) -> None:
@@ -133,7 +135,8 @@ class PriceEngine:
             if isinstance(error, RedisError):  # at once, so that no price is taken for one that another process writes
                 self.outage.redis_failed(error, tries=1)
         work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
-        loops = [asyncio.create_task(loop()) for loop in (*work, self._reach_loop, self.degraded.run)]
+        beside = (self._reach_loop, self.degraded.run, self.candles.run)
+        loops = [asyncio.create_task(loop()) for loop in (*work, *beside)]
         pump = asyncio.create_task(self._pump(source))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -143,6 +146,7 @@ class PriceEngine:
         finally:
             self._stopping.set()  # a loop that lost its cancellation ends too
             await end(pump, *loops, stopping)
+            await self.candles.save()
             await self.recovery.end()
             await self.close()
 
@@ -184,6 +188,7 @@ class PriceEngine:
     def enqueue(self, price: Price) -> None:
         """Queue an accepted price for the book. While Redis is away the oldest beyond 200,000 are dropped and
         counted."""
+        self.candles.fold(price)
         if self.backlog.add(price):
             self.board.dropped["backlog"] += 1
 

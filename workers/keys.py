@@ -24,6 +24,11 @@ def window(symbol: str) -> str:
     return _key(f"window:{symbol}")
 
 
+def candles(step_ms: int, at_ms: int) -> str:
+    """Hash with a time to live: symbol → candle of the step of that length that began then; see workers/candles.py."""
+    return _key(f"candles:{step_ms // 1000}s:{at_ms // 1000}")
+
+
 def upper(symbol: str) -> str:
     """Sorted set of the trigger book: deal ids by upper trigger."""
     return _key(f"book:{symbol}:upper")

@@ -56,6 +56,7 @@ class Recovery:
                     return
                 await in_thread(system.refresh_state)
                 fired = await engine.memory.put_back(redis, engine.token)
+                engine.candles.write_again()
                 self._anew |= engine.link.forgotten  # a rebuild that has begun does not know what is back now
                 engine.link.accept(run_id)
                 engine.outage.redis_restored()

@@ -185,7 +185,7 @@ class Job(OperatorView):
     )
     def get(self, _request: Request, **path: str) -> Response:
         """Triggers and the distance to each, state, history, attempts, errors, and why an open deal has not closed."""
-        return _job(_deal_id(path))
+        return _job(deal_number(path))
 
     @extend_schema(
         summary="Take a deal out of monitoring",
@@ -203,7 +203,7 @@ class Job(OperatorView):
     )
     def delete(self, request: Request, **path: str) -> Response:
         """For good: the sweep leaves it alone, its user is told, the call is recorded. Twice changes nothing."""
-        number = _deal_id(path)
+        number = deal_number(path)
         given = request.data or request.query_params.dict()
         interventions.remove_from_monitoring(number, operator=actor_of(request), reason=_reason(given))
         return _job(number)
@@ -216,7 +216,7 @@ class Job(OperatorView):
     )
     def post(self, request: Request, **path: str) -> Response:
         """Watch it again, from the current price on; the call is recorded. One that is watched stays as it is."""
-        number = _deal_id(path)
+        number = deal_number(path)
         interventions.put_back(number, operator=actor_of(request), reason=_reason(request.data))
         return _job(number)
 
@@ -275,7 +275,7 @@ def _job(deal_id: int) -> Response:
     return Response(JobSerializer(jobs.explain(deal_id)).data)
 
 
-def _deal_id(path: dict[str, str]) -> int:
+def deal_number(path: dict[str, str]) -> int:
     """The deal's number. Raises ValidationError `invalid_deal_id`."""
     text = path["dealId"]
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(jobs.LARGEST_ID))):

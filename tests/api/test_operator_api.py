@@ -35,7 +35,10 @@ from workers.sweep import SweepReport
 pytestmark = pytest.mark.django_db(transaction=True)
 
 BASE = "/api/admin/workers"
-PLACES = ["health", "stats", "queues", "prices", "closures", "history", "jobs/1", "metrics/export", "monitor/stream"]
+PLACES = [
+    *("health", "stats", "queues", "prices", "prices/history", "prices/BTCUSDT", "closures", "jobs/1", "jobs/1/chart"),
+    *("history", "metrics/export", "monitor/stream"),
+]
 
 
 def staff_client(*rights: str) -> APIClient:
@@ -98,20 +101,22 @@ def test_nobody_but_the_staff_may_ask(place: str, method: str, anonymous: APICli
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_wrong_method_is_405(place: str, staff: APIClient) -> None:
-    wrong = ["put", "patch"] if place.startswith("jobs") else ["post", "put", "patch", "delete"]
+    wrong = ["put", "patch"] if place == "jobs/1" else ["post", "put", "patch", "delete"]
     for method in wrong:
         answer = getattr(staff, method)(f"{BASE}/{place}")
         assert (answer.status_code, error_code(answer)) == (405, "method_not_allowed")
 
 
-@pytest.mark.parametrize("place", ["health", "stats", "queues", "prices", "history", "jobs/1", "monitor/stream"])
+@pytest.mark.parametrize("place", sorted(set(PLACES) - {"metrics/export"}))
 def test_an_unknown_parameter_is_refused(place: str, staff: APIClient) -> None:
     answer = staff.get(f"{BASE}/{place}?nonsense=1")
     assert (answer.status_code, error_code(answer)) == (400, "unknown_parameter")
 
 
 def test_every_path_answers_with_a_slash_too(staff: APIClient, running: None) -> None:
-    for place in ("stats", "queues", "prices", "closures", "history", "metrics/export"):
+    for place in (
+        *("stats", "queues", "prices", "prices/history", "prices/BTCUSDT", "closures", "history", "metrics/export"),
+    ):
         assert staff.get(f"{BASE}/{place}/").status_code == 200
     assert staff.get(f"{BASE}/jobs/{make_deal().pk}/").status_code == 200
 
@@ -309,11 +314,12 @@ def redis_away(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process's Redis is gone."""
     away = valkey.client()
     valkey.kill()
-    for place in ("monitoring.jobs", "monitoring.prices", "monitoring.stats", "workers.heartbeats"):
+    ours = ("monitoring.charts", "monitoring.jobs", "monitoring.prices", "monitoring.stats")
+    for place in (*ours, "workers.candles", "workers.heartbeats"):
         monkeypatch.setattr(f"{place}.connect", lambda: away)
 
 
-@pytest.mark.parametrize("place", ["prices", "queues", "stats"])
+@pytest.mark.parametrize("place", ["prices", "prices/history", "prices/BTCUSDT", "queues", "stats"])
 def test_without_redis_what_needs_it_says_so(staff: APIClient, redis_away: None, place: str) -> None:
     answer = staff.get(f"{BASE}/{place}")
     assert (answer.status_code, error_code(answer)) == (503, "redis_unavailable")
@@ -595,7 +601,8 @@ def described(schema: Any, name: str) -> Iterator[str]:
 
 def test_the_document_describes_every_path_and_field(client: Any) -> None:
     schema = json.loads(client.get("/api/schema", headers={"accept": "application/json"}).content)
-    ours = {f"{BASE}/{place.replace('jobs/1', 'jobs/{dealId}')}" for place in PLACES}
+    named = (place.replace("jobs/1", "jobs/{dealId}").replace("BTCUSDT", "{symbol}") for place in PLACES)
+    ours = {f"{BASE}/{place}" for place in named}
     assert ours <= schema["paths"].keys()
     for path, methods in ((path, schema["paths"][path]) for path in ours):
         for method, facts in methods.items():

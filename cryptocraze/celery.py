@@ -11,13 +11,14 @@ from celery import Celery
 from celery.signals import setup_logging
 
 from cryptocraze import patches
-from workers import vital_signs
+from workers import ending, vital_signs
 
 patches.apply()
 app = Celery("cryptocraze")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 vital_signs.install(app)
+ending.install(app)
 
 
 @setup_logging.connect(weak=False)

@@ -1,15 +1,17 @@
 """The three library faults that cryptocraze/patches.py mends, provoked in a process of its own, with and without patch.
 
-`python faults.py NAME patched|plain`; for the second fault it is also a Celery application (`-A faults`).
+`python faults.py NAME patched|plain`; for the second fault it is also a Celery application (`-A faults`), and for the
+one that workers/ending.py bounds.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import sys
 from types import SimpleNamespace
 
-from billiard import pool
+from billiard import pool, process
 from celery import Celery
 from celery.fixups.django import DjangoWorkerFixup
 from kombu import Connection
@@ -19,12 +21,19 @@ PLAIN = (Channel._connparams, DjangoWorkerFixup.close_database, pool.GUARANTEE_M
 
 import cryptocraze.celery  # noqa: E402 after the plain ones were kept: it applies the patches
 
-if "plain" in (*sys.argv, os.environ.get("FAULTS")):
+PATCHED = "plain" not in (*sys.argv, os.environ.get("FAULTS"))
+if not PATCHED:
     Channel._connparams, DjangoWorkerFixup.close_database, pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = PLAIN
+
+from workers import ending  # noqa: E402 the same
 
 app = Celery("faults")
 app.config_from_object("django.conf:settings", namespace="CELERY")
+if "TIME_LIMIT" in os.environ:
+    app.conf.task_time_limit = app.conf.task_soft_time_limit = float(os.environ["TIME_LIMIT"])
 assert cryptocraze.celery.app is not app
+if PATCHED:
+    ending.install(app)
 
 
 @app.task(name="faults.backend")
@@ -39,6 +48,13 @@ def backend() -> None:
         pid = cursor.fetchone()[0]
     with Redis.from_url(settings.REDIS_URL) as client:
         client.rpush("faults:backends", pid)
+
+
+@app.task(name="faults.half_a_message")
+def half_a_message() -> None:
+    """Write what a process leaves that is interrupted while it writes its result; then its result follows."""
+    writer = process.current_process()._target.outq._writer
+    os.write(writer.fileno(), struct.pack("!i", 20) + b"\0\0")
 
 
 def closing_without_connection() -> None:

@@ -18,9 +18,7 @@ EVERY_S = 2.0
 
 
 class Command(BaseCommand):
-    help = (
-        "Show state, health, deals, book, prices, queues, workers and dead letters. Exit code 0: running, 1: not."
-    )
+    help = "Show state, health, deals, book, prices, queues, workers and dead letters. Exit code 0: running, 1: not."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--watch", action="store_true", help="again every two seconds, until Ctrl-C")

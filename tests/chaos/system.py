@@ -83,7 +83,7 @@ class System:
 
     def wait_until_up(self) -> None:
         """Wait for the launcher's table, make the traders, and wait until every program is there."""
-        self.launcher.wait_for("Ctrl-C stops everything", timeout_s=180)
+        self.launcher.wait_for("Ctrl-C stops everything", timeout_s=300)
         addresses = json.loads((self.data / "servers.json").read_text())
         self.database_url: str = addresses["database_url"]
         self.redis_url: str = addresses["redis_url"]

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from cryptocraze import env
+from cryptocraze import env, preflight
 from cryptocraze.embedded import EmbeddedServers, write_private
 from cryptocraze.env import SettingError
 from cryptocraze.orphans import adopt_orphans, end_orphans
@@ -78,6 +78,7 @@ class Launcher:
         for name, port in (("WEB_PORT", self.web_port), ("FLOWER_PORT", self.flower_port)):
             check_port(name, port)
         self._prepare_environment()
+        self._check_settings()
         say("preparing " + (" and ".join(self._servers.wanted) or "nothing: DATABASE_URL and REDIS_URL are set"))
         self._servers.prepare()
         self._check_stop()
@@ -112,6 +113,19 @@ class Launcher:
             "PYTHONUNBUFFERED": "1",
             "DEMO": "true" if self._demo else "",
         }
+
+    def _check_settings(self) -> None:
+        """End with a line for each setting that is wrong, before anything is started."""
+        embedded = self._servers.wanted
+        command = [sys.executable, "-m", "cryptocraze.preflight", *embedded]
+        environment = preflight.environment(embedded)
+        done = subprocess.run(
+            command, cwd=env.BASE_DIR, env=environment, capture_output=True, text=True, check=False,
+            start_new_session=True,
+        )  # fmt: skip
+        self._check_stop()
+        if done.returncode != 0:
+            sys.exit(done.stderr.strip())
 
     def _flower_login(self) -> str:
         """The data folder's own Flower login, made once."""

@@ -189,6 +189,27 @@ def test_a_taken_port_is_named(launch: Callable[..., Process]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, not 'LOUD'"),
+        ({"SYMBOLS": "BTC!USDT"}, "SYMBOLS names no symbol, or one that is none: BTC!USDT. List exchange symbols"),
+        ({"DATABASE_URL": "postgresql://cc@127.0.0.1:1/cc"}, "DATABASE_URL: PostgreSQL does not let us in: connection"),
+        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "REDIS_URL: Redis does not answer: Error 111 connecting"),
+        ({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": "1"}, "REDIS_HOST: Redis does not answer: Error 111 connecting"),
+        ({"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}, "CELERY_BROKER_URL: the broker does not answer: Error 111"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_nothing_is_started(
+    launch: Callable[..., Process], folder: Path, settings: dict[str, str], said: str
+) -> None:
+    launcher = launch("run", ready=False, **settings)
+    assert launcher.process.wait(120) == 1
+    [line] = launcher.output.splitlines()
+    assert line.startswith(f"cryptocraze: {said}")
+    assert not (folder / "data" / "postgres").exists()
+
+
 def test_static_only_runs_the_web_process_alone(launch: Callable[..., Process]) -> None:
     launcher = launch("run", STATIC_ONLY="true")
     assert "STATIC_ONLY: only web runs" in launcher.output

@@ -20,6 +20,7 @@ from deals.admin_base import NOTHING, ReadOnlyAdmin, ReadOnlyInline, deal_link, 
 from deals.errors import DealError
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Notification
 from deals.money import plain
+from deals.queries import notifications
 from deals.statistics import statistics_of
 
 log = structlog.get_logger(__name__)
@@ -267,7 +268,7 @@ class NotificationAdmin(ReadOnlyAdmin):
         "kind",
         deal_link,
         instant("created_at", "Created"),
-        instant("published_at", "Published"),
+        instant("told_at", "Published"),
     )
     list_select_related = ("account__user",)
     list_filter = (("kind", ChoicesDropdownFilter),)
@@ -276,6 +277,11 @@ class NotificationAdmin(ReadOnlyAdmin):
     readonly_fields: ClassVar[Any] = (
         USER,
         deal_link,
-        *facts(Notification, "kind", "version", "created_at", "published_at"),
+        *facts(Notification, "kind", "version", "created_at"),
+        instant("told_at", "Published at", "milliseconds"),
     )
     fields = readonly_fields
+
+    def get_queryset(self, _request: HttpRequest) -> QuerySet[Notification]:
+        """With the time that each was published, wherever it is written."""
+        return notifications().order_by(*self.ordering)

@@ -69,11 +69,11 @@ def number(path: str, title: str) -> Column:
     return _named(show, path, title)
 
 
-def instant(path: str, title: str) -> Column:
-    """A column of times, to the second, with the zone."""
+def instant(path: str, title: str, precision: str = "seconds") -> Column:
+    """A column of times, to the second unless told otherwise, with the zone."""
 
     def show(row: Any) -> str:
-        return format_html('<span class="whitespace-nowrap">{}</span>', _utc(attrgetter(path)(row), "seconds"))
+        return format_html('<span class="whitespace-nowrap">{}</span>', _utc(attrgetter(path)(row), precision))
 
     return _named(show, path, title)
 

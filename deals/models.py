@@ -128,14 +128,29 @@ _WATCHED_ROW = Q(status="open", monitoring__in=("pending", "armed"))
 
 
 class Settlement(models.Model):
-    """One settlement transaction: when its work started and when PostgreSQL committed it."""
+    """One settlement transaction: when its work started, when PostgreSQL committed it, when its users were told.
+
+    Its notifications are those between the first and the last that name it: transactions that ran beside it may have
+    taken numbers in between.
+    """
 
     started_at = models.DateTimeField(help_text="When a worker took the batch.")
     committed_at = models.DateTimeField(null=True, help_text="Commit time; written after the commit.")
     closed_count = models.PositiveIntegerField(help_text="Deals closed by it.")
+    first_notification_id = models.BigIntegerField(null=True, help_text="NULL: its notifications speak for themselves.")
+    last_notification_id = models.BigIntegerField(null=True)
+    told_at = models.DateTimeField(null=True, help_text="When its notifications were published.")
 
     class Meta:
         db_table = "settlements"
+        indexes: ClassVar = [
+            # The sweep: settlements whose users are still to be told.
+            models.Index(
+                fields=["id"],
+                condition=Q(told_at=None, first_notification_id__isnull=False),
+                name="settlements_untold",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"settlement {self.pk}"
@@ -330,7 +345,10 @@ class DealEvent(models.Model):
 
 
 class Notification(models.Model):
-    """What a user is told. A row first; published to the user's channel after the commit, again until it went out."""
+    """What a user is told. A row first; published to the user's channel after the commit, again until it went out.
+
+    When it went out is written on the settlement that wrote it, once for all of them, else in `published_at`.
+    """
 
     class Kind(models.TextChoices):
         DEAL_CLOSED = "deal_closed"
@@ -343,7 +361,11 @@ class Notification(models.Model):
     kind = models.CharField(max_length=20, choices=Kind.choices)
     version = models.PositiveIntegerField(default=0, help_text="watch_version it speaks of; 0 for a closure.")
     created_at = models.DateTimeField()
-    published_at = models.DateTimeField(null=True)
+    # Always the deal's own settlement, which the database checks there: a check here too would cost each closure 5 µs.
+    settlement = models.ForeignKey(
+        Settlement, null=True, on_delete=models.PROTECT, db_index=False, db_constraint=False, related_name="+"
+    )
+    published_at = models.DateTimeField(null=True, help_text="NULL for what a settlement wrote: see its `told_at`.")
 
     class Meta:
         db_table = "notifications"
@@ -357,7 +379,9 @@ class Notification(models.Model):
         ]
         indexes: ClassVar = [
             models.Index(fields=["account", "-id"], name="notifications_by_account"),
-            models.Index(fields=["id"], condition=Q(published_at=None), name="notifications_unpublished"),
+            models.Index(
+                fields=["id"], condition=Q(published_at=None, settlement=None), name="notifications_unpublished"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -65,6 +65,7 @@ class Closure(NamedTuple):
     detector: str
     price: Decimal
     profit: Decimal
+    settlement_id: int
     notification_id: int
     closed_at: datetime
     latency_ms: float | None
@@ -320,6 +321,7 @@ def _closure(closing: _Closing, written: _Written) -> Closure:
         detector=closing.due.detector,
         price=closing.due.price,
         profit=closing.outcome.profit,
+        settlement_id=written.settlement_id,
         notification_id=written.notification_id,
         closed_at=written.closed_at,
         latency_ms=latency,

@@ -17,8 +17,9 @@ from djangorestframework_camel_case.util import camelize
 from rest_framework.authtoken.models import Token
 
 from deals.errors import NotFound
-from deals.models import Account, Deal, DealEvent, LedgerEntry, Notification
+from deals.models import Account, Deal, DealEvent, LedgerEntry
 from deals.money import plain
+from deals.queries import notifications
 from workers.models import AuditEntry, DeadLetter, Operation
 from workers.sql import statement
 
@@ -79,7 +80,7 @@ def _parts(user_id: int) -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
     yield "deals", _rows(deals.values())
     yield "dealEvents", _rows(DealEvent.objects.filter(deal__in=deals).values())
     yield "ledger", _rows(LedgerEntry.objects.filter(account__user_id=user_id).values())
-    yield "notifications", _rows(Notification.objects.filter(account__user_id=user_id).values())
+    yield "notifications", _notifications(user_id)
     yield "deadLetters", _rows(DeadLetter.objects.filter(deal__in=deals).values(*LETTER))
     yield "auditBy", _rows(AuditEntry.objects.filter(user_id=user_id).values())
     yield "auditAbout", _audit_about(user_id)
@@ -89,6 +90,13 @@ def _parts(user_id: int) -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
 
 def _rows(rows: QuerySet[Any, Any]) -> Iterator[dict[str, Any]]:
     return rows.order_by("pk").iterator(chunk_size=CHUNK)
+
+
+def _notifications(user_id: int) -> Iterator[dict[str, Any]]:
+    """With the time that they were published, wherever it is written."""
+    for row in _rows(notifications().filter(account__user_id=user_id).values()):
+        told_at = row.pop("told_at")
+        yield row | {"published_at": told_at}
 
 
 def _sessions(user_id: int) -> Iterator[dict[str, Any]]:

@@ -8,10 +8,8 @@ WITH input AS (
         %(fired_ats)s::timestamptz[], %(gaps_ms)s::bigint[]
     ) AS t (id, close_price, reason, detector, profit, commission, payout, volume, trade_id, tick_at, received_at, fired_at,
             gap_ms)
-), batch AS (
-    INSERT INTO settlements (started_at, closed_count)
-    SELECT %(started_at)s::timestamptz, count(*) FROM input
-    RETURNING id
+), batch AS MATERIALIZED (
+    SELECT nextval('settlements_id_seq') AS id
 ), closed AS (
     UPDATE deals
     SET status = 'closed', monitoring = 'ended', monitoring_since = %(closed_at)s, closed_at = %(closed_at)s,
@@ -34,10 +32,14 @@ WITH input AS (
     UNION ALL
     SELECT id, 'closed', watch_version, close_price, trade_id, detector, %(closed_at)s, '', gap_ms FROM closed
 ), told AS (
-    INSERT INTO notifications (account_id, deal_id, kind, version, created_at)
-    SELECT account_id, id, 'deal_closed', 0, %(closed_at)s FROM closed
+    INSERT INTO notifications (account_id, deal_id, kind, version, created_at, settlement_id)
+    SELECT account_id, id, 'deal_closed', 0, %(closed_at)s, settlement_id FROM closed
     ORDER BY id
-    RETURNING id, deal_id
+    RETURNING id, deal_id, settlement_id
+), settled AS (
+    INSERT INTO settlements (id, started_at, closed_count, first_notification_id, last_notification_id)
+    SELECT settlement_id, %(started_at)s::timestamptz, count(*), min(id), max(id) FROM told
+    GROUP BY settlement_id
 ), paid AS (
     UPDATE accounts
     SET balance = balance + sums.payout,
@@ -57,5 +59,4 @@ WITH input AS (
     ) AS sums
     WHERE accounts.id = sums.account_id
 )
-SELECT closed.id, told.id, closed.settlement_id
-FROM closed JOIN told ON told.deal_id = closed.id
+SELECT deal_id, id, settlement_id FROM told

@@ -98,6 +98,7 @@ def test_an_export_holds_everything_of_the_person_nothing_of_others_and_no_crede
     assert [entry["kind"] for entry in found["ledger"]] == ["funding", "open", "close", "open", "close"]
     assert [event["kind"] for event in found["dealEvents"]] == ["opened", "closed"] * 2
     assert [told["kind"] for told in found["notifications"]] == ["deal_closed"] * 2
+    assert all(told["publishedAt"] for told in found["notifications"])
     assert (len(found["tokens"]), len(found["sessions"]), found["deadLetters"]) == (1, 1, [])
     assert [(row["action"], row["source"]) for row in found["auditBy"]] == [("emergency_stop", "10.1.2.3")]
     assert [(row["action"], row["reason"]) for row in found["auditAbout"]] == [("close", "Ada rang me")]

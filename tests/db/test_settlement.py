@@ -14,6 +14,7 @@ from domain import NOON, SYMBOL, due, new_account, opened
 from structlog.testing import capture_logs
 
 from deals.models import Account, Deal, LedgerEntry, Notification, Settlement
+from deals.queries import notifications
 from deals.settlement import Due, Report, settle
 
 D = Decimal
@@ -77,8 +78,9 @@ class TestOneDeal:
             ("fired", D("110.5"), 42, "tick"),
             ("closed", D("110.5"), 42, "tick"),
         ]
-        told = Notification.objects.get(deal=deal)
-        assert (told.kind, told.account_id, told.published_at) == ("deal_closed", account.pk, None)
+        told = notifications().get(deal=deal)
+        assert (told.kind, told.account_id, told.told_at) == ("deal_closed", account.pk, None)
+        assert told.settlement_id == deal.settlement_id
         (closure,) = report.closed
         assert (closure.deal_id, closure.user_id, closure.symbol) == (deal.pk, account.user_id, SYMBOL)
         assert (closure.reason, closure.price, closure.profit) == ("take_profit", D("110.5"), D("104.5"))
@@ -170,6 +172,8 @@ class TestABatch:
         settle([due(deal, "110") for deal in deals], started_at=NOON)
         settlement = Settlement.objects.get()
         assert (settlement.closed_count, settlement.started_at) == (5, NOON)
+        told = sorted(Notification.objects.values_list("pk", flat=True))
+        assert (settlement.first_notification_id, settlement.last_notification_id) == (told[0], told[-1])
         assert set(Deal.objects.values_list("settlement_id", flat=True)) == {settlement.pk}
 
     def test_pays_two_deals_of_one_account_and_one_of_another(self, account: Account) -> None:

@@ -13,11 +13,24 @@ from django.db import DatabaseError, InterfaceError, models
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
+from django.utils.functional import cached_property
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 
 from deals import admin_users, quotes, services  # noqa: F401 - registers users and groups
-from deals.admin_base import NOTHING, ReadOnlyAdmin, ReadOnlyInline, deal_link, facts, instant, label, number, user
+from deals.admin_base import (
+    NOTHING,
+    InlineFormSet,
+    ReadOnlyAdmin,
+    ReadOnlyInline,
+    deal_link,
+    facts,
+    instant,
+    label,
+    number,
+    user,
+)
 from deals.errors import DealError
+from deals.history import history
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Notification
 from deals.money import plain
 from deals.queries import notifications
@@ -97,10 +110,23 @@ class AccountAdmin(ReadOnlyAdmin):
         return NOTHING if average is None else plain(average)
 
 
+class HistoryFormSet(InlineFormSet):
+    """Rows of a deal's history with what is not stored by itself."""
+
+    @cached_property
+    def _events(self) -> list[DealEvent]:
+        return list(history(super().get_queryset()))
+
+    def get_queryset(self) -> Any:
+        """A list: nobody asks more of it than its length and its rows."""
+        return self._events
+
+
 class DealEventInline(ReadOnlyInline):
     """What happened to a deal, oldest first."""
 
     model = DealEvent
+    formset = HistoryFormSet
     verbose_name_plural = "history"
     ordering = ("pk",)
     fields = facts(DealEvent, "at", "kind", "version", "price", "trade_id", "detector", "gap_ms", "error")

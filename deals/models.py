@@ -296,7 +296,7 @@ class LedgerEntry(models.Model):
 
 
 class DealEvent(models.Model):
-    """The history of a deal, append-only, written in the transaction that causes it."""
+    """The history of a deal, append-only, written in the transaction that causes it. Read it by deals/history.py."""
 
     class Kind(models.TextChoices):
         OPENED = "opened"

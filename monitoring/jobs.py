@@ -11,6 +11,7 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from deals.errors import NotFound
+from deals.history import history as history_of
 from deals.models import Deal, DealEvent, Monitoring, Status, SystemState
 from deals.money import plain
 from deals.triggers import Triggers, close_reason
@@ -88,7 +89,7 @@ def explain(deal_id: int) -> Job:
     deal = Deal.objects.filter(pk=deal_id).first() if deal_id <= LARGEST_ID else None
     if deal is None:
         raise NotFound
-    history = list(DealEvent.objects.filter(deal=deal).order_by("pk"))
+    history = list(history_of(DealEvent.objects.filter(deal=deal)))
     held = _in_redis(deal)
     fired = None if held is None else held.fired
     price = None if held is None else held.price

@@ -20,17 +20,15 @@ WITH input AS (
     FROM input, batch
     WHERE deals.id = input.id AND deals.status = 'open'
     RETURNING deals.id, deals.account_id, deals.watch_version, deals.amount, deals.settlement_id, input.close_price,
-              input.detector, input.profit, input.payout, input.volume, input.trade_id, input.fired_at,
-              input.gap_ms
+              input.detector, input.profit, input.payout, input.volume, input.trade_id, input.gap_ms
 ), posted AS (
     INSERT INTO ledger_entries (account_id, deal_id, kind, amount, created_at)
     SELECT account_id, id, 'close', payout, %(closed_at)s FROM closed
     ORDER BY id
 ), recorded AS (
     INSERT INTO deal_events (deal_id, kind, version, price, trade_id, detector, at, error, gap_ms)
-    SELECT id, 'fired', watch_version, close_price, trade_id, detector, fired_at, '', gap_ms FROM closed WHERE fired_at IS NOT NULL
-    UNION ALL
     SELECT id, 'closed', watch_version, close_price, trade_id, detector, %(closed_at)s, '', gap_ms FROM closed
+    ORDER BY id
 ), told AS (
     INSERT INTO notifications (account_id, deal_id, kind, version, created_at, settlement_id)
     SELECT account_id, id, 'deal_closed', 0, %(closed_at)s, settlement_id FROM closed

@@ -104,6 +104,18 @@ def test_a_deals_page_tells_its_history(operator: Client) -> None:
     assert "Closed" in text
 
 
+def test_a_deals_page_says_when_it_fired(operator: Client) -> None:
+    deal = make_deal(take_profit="110")
+    closed = Due(deal.pk, 1, Decimal(111), "tick", 7, fired_at=datetime(2026, 1, 8, 12, 0, 3, tzinfo=UTC))
+    assert settle([closed]).closed
+
+    answer = operator.get(path_of(Deal, deal.pk, "change"))
+    (formset,) = answer.context["inline_admin_formsets"]
+
+    assert [form.original.kind for form in formset][-2:] == ["fired", "closed"]
+    assert answer.content.decode().count("2026-01-08 12:00:03.000 UTC") == 2, "in the history and among the facts"
+
+
 def test_a_notification_says_when_it_was_published(operator: Client) -> None:
     deal = make_deal(take_profit="110")
     settle([Due(deal.pk, 1, Decimal(111), "tick")])

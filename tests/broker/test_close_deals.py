@@ -21,6 +21,7 @@ from market import NOT_IN_BOOK, Market, in_book, messages
 from servers import Process, wait_until
 
 from deals import services, state
+from deals.history import history
 from deals.models import Account, Deal, LedgerEntry, Monitoring, Notification, Settlement, Status
 from deals.queries import current_state, notifications
 from workers import book, control, keys, sweep
@@ -100,7 +101,7 @@ def test_a_batch_closes_with_money_statistics_history_and_messages(
         assert (trader.balance, trader.margin) == (Decimal(11_095), 0)
         assert (trader.closed_deals, trader.winning_deals, trader.largest_profit) == (10, 10, Decimal("109.5"))
     deal = Deal.objects.get(pk=deals[0].pk)
-    assert list(deal.events.order_by("pk").values_list("kind", flat=True)) == ["opened", "armed", "fired", "closed"]
+    assert [event.kind for event in history(deal.events.all())] == ["opened", "armed", "fired", "closed"]
     assert deal.close_trade_id == 77
     assert deal.received_at is not None
     assert deal.fired_at is not None

@@ -13,6 +13,7 @@ from django.db import IntegrityError, connection, transaction
 from domain import NOON, SYMBOL, due, new_account, opened
 from structlog.testing import capture_logs
 
+from deals.history import history
 from deals.models import Account, Deal, LedgerEntry, Notification, Settlement
 from deals.queries import notifications
 from deals.settlement import Due, Report, settle
@@ -73,7 +74,7 @@ class TestOneDeal:
         assert (deal.fired_at, deal.started_at) == (fired.fired_at, NOON + timedelta(milliseconds=9))
         assert money_of(account) == (D("10104.5"), D(0))
         assert LedgerEntry.objects.get(deal=deal, kind="close").amount == D("204.5")
-        assert [(event.kind, event.price, event.trade_id, event.detector) for event in deal.events.order_by("pk")] == [
+        assert [(event.kind, event.price, event.trade_id, event.detector) for event in history(deal.events.all())] == [
             ("opened", D(100), None, None),
             ("fired", D("110.5"), 42, "tick"),
             ("closed", D("110.5"), 42, "tick"),

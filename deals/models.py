@@ -196,7 +196,12 @@ class Deal(models.Model):
     class Meta:
         db_table = "deals"
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["account", "client_id"], name="deals_one_per_client_id"),
+            # Only where there is one: a closure is a new version of its row, and each index holds every version.
+            models.UniqueConstraint(
+                fields=["account", "client_id"],
+                condition=Q(client_id__isnull=False),
+                name="deals_one_per_client_id",
+            ),
             models.CheckConstraint(condition=Q(amount__gt=0), name="deals_amount_positive"),
             models.CheckConstraint(condition=Q(multiplier__range=(1, 100)), name="deals_multiplier_1_to_100"),
             models.CheckConstraint(condition=Q(direction__in=Direction.values), name="deals_direction_known"),

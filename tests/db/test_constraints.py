@@ -166,12 +166,23 @@ def test_every_constraint_is_in_the_table_above() -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT conname FROM pg_constraint
-            WHERE contype IN ('c', 'u', 'x') AND conrelid::regclass::text IN
-                ('accounts', 'deals', 'deal_events', 'ledger_entries', 'notifications', 'settlements', 'system_state')
+            WITH tables AS (
+                SELECT unnest('{accounts,deals,deal_events,ledger_entries,notifications,settlements,system_state}'
+                              ::regclass[]) AS id
+            )
+            SELECT conname FROM pg_constraint JOIN tables ON tables.id = conrelid WHERE contype IN ('c', 'u', 'x')
+            UNION
+            SELECT indexrelid::regclass::text FROM pg_index JOIN tables ON tables.id = indrelid
+            WHERE indisunique AND NOT indisprimary
             """
         )
         assert {name for (name,) in cursor.fetchall()} == set(VIOLATIONS)
+
+
+def test_deals_without_a_client_id_are_as_many_as_their_user_likes(account: Account) -> None:
+    for _ in range(2):
+        opened(account, take_profit="110")
+    assert Deal.objects.filter(account=account, client_id=None).count() == 3
 
 
 def test_the_rows_that_the_violations_start_from_are_allowed(account: Account) -> None:

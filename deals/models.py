@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from deals.fields import MoneyField, PriceField
+from deals.row_rules import DOWN_TRIGGERS, IS_CLOSED, IS_OPEN, UP_TRIGGERS, WATCHED_ROW
 
 
 class Direction(models.TextChoices):
@@ -87,44 +88,6 @@ class Account(models.Model):
 
 
 WATCHED = (Monitoring.PENDING, Monitoring.ARMED)
-
-
-def _same(trigger: str, level: str) -> Q:
-    """Equal or both NULL. A bare comparison with NULL is unknown, and a check lets the unknown pass."""
-    both_set = Q(**{f"{trigger}__isnull": False, f"{level}__isnull": False, trigger: F(level)})
-    return both_set | Q(**{trigger: None, level: None})
-
-
-_UP_TRIGGERS = Q(direction="up") & _same("upper_trigger", "take_profit") & _same("lower_trigger", "stop_loss")
-_DOWN_TRIGGERS = Q(direction="down") & _same("upper_trigger", "stop_loss") & _same("lower_trigger", "take_profit")
-_IS_OPEN = Q(
-    status="open",
-    closed_at=None,
-    close_price=None,
-    close_reason=None,
-    detector=None,
-    profit=None,
-    commission=None,
-    close_trade_id=None,
-    close_tick_at=None,
-    received_at=None,
-    fired_at=None,
-    started_at=None,
-    settlement=None,
-)
-_IS_CLOSED = Q(
-    status="closed",
-    monitoring="ended",
-    closed_at__isnull=False,
-    close_price__isnull=False,
-    close_reason__isnull=False,
-    detector__isnull=False,
-    profit__isnull=False,
-    commission__isnull=False,
-    started_at__isnull=False,
-    settlement__isnull=False,
-)
-_WATCHED_ROW = Q(status="open", monitoring__in=("pending", "armed"))
 
 
 class Settlement(models.Model):
@@ -210,12 +173,12 @@ class Deal(models.Model):
                 condition=(Q(take_profit=None) | Q(take_profit__gt=0)) & (Q(stop_loss=None) | Q(stop_loss__gt=0)),
                 name="deals_levels_positive",
             ),
-            models.CheckConstraint(condition=_UP_TRIGGERS | _DOWN_TRIGGERS, name="deals_triggers_match_levels"),
+            models.CheckConstraint(condition=UP_TRIGGERS | DOWN_TRIGGERS, name="deals_triggers_match_levels"),
             models.CheckConstraint(
                 condition=Q(upper_trigger=None) | Q(lower_trigger=None) | Q(upper_trigger__gt=F("lower_trigger")),
                 name="deals_upper_above_lower",
             ),
-            models.CheckConstraint(condition=_IS_OPEN | _IS_CLOSED, name="deals_closed_iff_close_fields"),
+            models.CheckConstraint(condition=IS_OPEN | IS_CLOSED, name="deals_closed_iff_close_fields"),
             models.CheckConstraint(
                 condition=Q(status="closed")
                 | Q(monitoring="removed")  # with or without levels: it stays so until an operator puts it back
@@ -244,13 +207,13 @@ class Deal(models.Model):
         ]
         indexes: ClassVar = [
             # The sweep: watched deals whose trigger lies inside a symbol's price window (workers/sql/due.sql).
-            models.Index(fields=["symbol", "upper_trigger"], condition=_WATCHED_ROW, name="deals_watched_upper"),
-            models.Index(fields=["symbol", "lower_trigger"], condition=_WATCHED_ROW, name="deals_watched_lower"),
+            models.Index(fields=["symbol", "upper_trigger"], condition=WATCHED_ROW, name="deals_watched_upper"),
+            models.Index(fields=["symbol", "lower_trigger"], condition=WATCHED_ROW, name="deals_watched_lower"),
             # The sweep: deals to be armed, deals whose monitoring has run its time.
             models.Index(fields=["id"], condition=Q(status="open", monitoring="pending"), name="deals_pending"),
-            models.Index(fields=["watch_expires_at"], condition=_WATCHED_ROW, name="deals_watch_expiry"),
+            models.Index(fields=["watch_expires_at"], condition=WATCHED_ROW, name="deals_watch_expiry"),
             # Rebuilding the book, by id ranges.
-            models.Index(fields=["id"], condition=_WATCHED_ROW, name="deals_watched"),
+            models.Index(fields=["id"], condition=WATCHED_ROW, name="deals_watched"),
             # A user's list, newest first, by status; and the ledger's check of margin.
             models.Index(fields=["account", "status", "-id"], name="deals_by_account"),
             # Health: open deals that are watched no more.
@@ -268,15 +231,22 @@ class Deal(models.Model):
 
 
 class LedgerEntry(models.Model):
-    """A posting to an account's free balance. Append-only: the database refuses UPDATE and DELETE."""
+    """A posting to an account's free balance. Append-only: the database refuses UPDATE and DELETE.
+
+    Here as below a trigger checks keys for all rows of a statement (migration 0009), not a constraint row by row.
+    """
 
     class Kind(models.TextChoices):
         FUNDING = "funding", "funding of the account"
         OPEN = "open", "amount locked by a deal"
         CLOSE = "close", "amount and profit returned by a deal"
 
-    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="ledger", db_index=False)
-    deal = models.ForeignKey(Deal, null=True, on_delete=models.PROTECT, related_name="ledger", db_index=False)
+    account = models.ForeignKey(
+        Account, on_delete=models.PROTECT, related_name="ledger", db_index=False, db_constraint=False
+    )
+    deal = models.ForeignKey(
+        Deal, null=True, on_delete=models.PROTECT, related_name="ledger", db_index=False, db_constraint=False
+    )
     kind = models.CharField(max_length=8, choices=Kind.choices)
     amount = MoneyField(help_text="Signed change of the free balance, USDT.")
     created_at = models.DateTimeField()
@@ -314,7 +284,7 @@ class DealEvent(models.Model):
         EXPIRED = "expired"
         DEAD = "dead"
 
-    deal = models.ForeignKey(Deal, on_delete=models.PROTECT, related_name="events", db_index=False)
+    deal = models.ForeignKey(Deal, on_delete=models.PROTECT, related_name="events", db_index=False, db_constraint=False)
     kind = models.CharField(max_length=8, choices=Kind.choices)
     version = models.PositiveIntegerField(help_text="watch_version of the deal then.")
     price = PriceField(null=True)
@@ -361,8 +331,12 @@ class Notification(models.Model):
         MONITORING_REMOVED = "monitoring_removed"
         MONITORING_FAILED = "monitoring_failed"
 
-    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="notifications", db_index=False)
-    deal = models.ForeignKey(Deal, on_delete=models.PROTECT, related_name="notifications", db_index=False)
+    account = models.ForeignKey(
+        Account, on_delete=models.PROTECT, related_name="notifications", db_index=False, db_constraint=False
+    )
+    deal = models.ForeignKey(
+        Deal, on_delete=models.PROTECT, related_name="notifications", db_index=False, db_constraint=False
+    )
     kind = models.CharField(max_length=20, choices=Kind.choices)
     version = models.PositiveIntegerField(default=0, help_text="watch_version it speaks of; 0 for a closure.")
     created_at = models.DateTimeField()

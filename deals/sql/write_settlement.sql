@@ -1,4 +1,5 @@
 -- Closes locked deals from arrays: deals, ledger, events, notifications, accounts with statistics, and the settlement row.
+-- The deals are named twice: by the join alone PostgreSQL reads all of them, up to some ten thousand, for each batch.
 WITH input AS (
     SELECT *
     FROM unnest(
@@ -18,7 +19,7 @@ WITH input AS (
         close_tick_at = input.tick_at, received_at = input.received_at, fired_at = input.fired_at,
         started_at = %(started_at)s, settlement_id = batch.id
     FROM input, batch
-    WHERE deals.id = input.id AND deals.status = 'open'
+    WHERE deals.id = input.id AND deals.id = ANY(%(ids)s::bigint[]) AND deals.status = 'open'
     RETURNING deals.id, deals.account_id, deals.watch_version, deals.amount, deals.settlement_id, input.close_price,
               input.detector, input.profit, input.payout, input.volume, input.trade_id, input.gap_ms
 ), posted AS (

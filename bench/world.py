@@ -23,6 +23,12 @@ SETTLE_S: Final = 120.0
 ABOVE_THE_LADDER: Final = str(LADDER[1] + Decimal("0.05"))
 """A price that reaches every trigger of a ladder, and no far one."""
 
+UNPUBLISHED: Final = """
+    SELECT (SELECT count(*) FROM notifications WHERE published_at IS NULL AND settlement_id IS NULL)
+           + (SELECT coalesce(sum(closed_count), 0) FROM settlements
+              WHERE told_at IS NULL AND first_notification_id IS NOT NULL)
+"""
+
 
 class World:
     """One database and one book, both ours alone."""
@@ -118,7 +124,7 @@ class World:
 
     def unpublished(self) -> int:
         """How many notifications have not been published."""
-        return int(self.one("SELECT count(*) FROM notifications WHERE published_at IS NULL"))
+        return int(self.one(UNPUBLISHED))
 
     def ticks(self) -> int:
         """How many ticks the tick script has taken, of all symbols, as Redis counts them."""

@@ -71,8 +71,8 @@ def mend_slow_shutdown() -> None:
 def mend_late_replacement() -> None:
     """celery: a pool's child that was killed is replaced after up to 5 s; a sweeper has only one.
 
-    The end of a pipe tells the parent, which may look before the kernel says that the child is dead; then only its timer
-    looks again.
+    The end of a pipe tells the parent, which may look before the kernel says that the child is dead; then only its
+    timer looks again.
     """
     _require("celery", "5.7.0")
     from celery.concurrency.asynpool import AsynPool

@@ -13,13 +13,27 @@ from django.db import DatabaseError, InterfaceError, models
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
+from django.utils.functional import cached_property
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 
 from deals import admin_users, quotes, services  # noqa: F401 - registers users and groups
-from deals.admin_base import NOTHING, ReadOnlyAdmin, ReadOnlyInline, deal_link, facts, instant, label, number, user
+from deals.admin_base import (
+    NOTHING,
+    InlineFormSet,
+    ReadOnlyAdmin,
+    ReadOnlyInline,
+    deal_link,
+    facts,
+    instant,
+    label,
+    number,
+    user,
+)
 from deals.errors import DealError
+from deals.history import history
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Notification
 from deals.money import plain
+from deals.queries import notifications
 from deals.statistics import statistics_of
 
 log = structlog.get_logger(__name__)
@@ -96,10 +110,23 @@ class AccountAdmin(ReadOnlyAdmin):
         return NOTHING if average is None else plain(average)
 
 
+class HistoryFormSet(InlineFormSet):
+    """Rows of a deal's history with what is not stored by itself."""
+
+    @cached_property
+    def _events(self) -> list[DealEvent]:
+        return list(history(super().get_queryset()))
+
+    def get_queryset(self) -> Any:
+        """A list: nobody asks more of it than its length and its rows."""
+        return self._events
+
+
 class DealEventInline(ReadOnlyInline):
     """What happened to a deal, oldest first."""
 
     model = DealEvent
+    formset = HistoryFormSet
     verbose_name_plural = "history"
     ordering = ("pk",)
     fields = facts(DealEvent, "at", "kind", "version", "price", "trade_id", "detector", "gap_ms", "error")
@@ -267,7 +294,7 @@ class NotificationAdmin(ReadOnlyAdmin):
         "kind",
         deal_link,
         instant("created_at", "Created"),
-        instant("published_at", "Published"),
+        instant("told_at", "Published"),
     )
     list_select_related = ("account__user",)
     list_filter = (("kind", ChoicesDropdownFilter),)
@@ -276,6 +303,11 @@ class NotificationAdmin(ReadOnlyAdmin):
     readonly_fields: ClassVar[Any] = (
         USER,
         deal_link,
-        *facts(Notification, "kind", "version", "created_at", "published_at"),
+        *facts(Notification, "kind", "version", "created_at"),
+        instant("told_at", "Published at", "milliseconds"),
     )
     fields = readonly_fields
+
+    def get_queryset(self, _request: HttpRequest) -> QuerySet[Notification]:
+        """With the time that each was published, wherever it is written."""
+        return notifications().order_by(*self.ordering)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from django.contrib import admin
 from django.db import models
+from django.forms.models import BaseInlineFormSet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -19,7 +20,9 @@ from deals.money import plain
 if TYPE_CHECKING:  # Unfold ships no types; its classes extend Django's
     ModelAdmin = admin.ModelAdmin[Any]
     TabularInline = admin.TabularInline[Any, Any]
+    InlineFormSet = BaseInlineFormSet[Any, Any, Any]
 else:
+    InlineFormSet = BaseInlineFormSet  # at run time it takes no types
     from unfold.admin import ModelAdmin, TabularInline
 
 Column = Callable[[Any], Any]
@@ -69,11 +72,11 @@ def number(path: str, title: str) -> Column:
     return _named(show, path, title)
 
 
-def instant(path: str, title: str) -> Column:
-    """A column of times, to the second, with the zone."""
+def instant(path: str, title: str, precision: str = "seconds") -> Column:
+    """A column of times, to the second unless told otherwise, with the zone."""
 
     def show(row: Any) -> str:
-        return format_html('<span class="whitespace-nowrap">{}</span>', utc_text(attrgetter(path)(row), "seconds"))
+        return format_html('<span class="whitespace-nowrap">{}</span>', utc_text(attrgetter(path)(row), precision))
 
     return _named(show, path, title)
 

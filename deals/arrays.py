@@ -8,16 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 
 
-def array(values: Iterable[int | Decimal | datetime | None]) -> str:
-    """Numbers or instants, None as NULL."""
+def array(values: Iterable[int | Decimal | None]) -> str:
+    """Numbers, None as NULL."""
     return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
+
+
+def instant_array(values: Iterable[datetime | None]) -> str:
+    """Instants, None as NULL. Their texts are remembered: most of a batch share them."""
+    return "{" + ",".join(["NULL" if value is None else _text(value) for value in values]) + "}"
 
 
 def text_array(values: Iterable[str]) -> str:
     """Texts, whatever they hold; what PostgreSQL refuses in a text it refuses here."""
     return "{" + ",".join([_quoted(value) for value in values]) + "}"
+
+
+_text = lru_cache(maxsize=1024)(str)
 
 
 def _quoted(text: str) -> str:

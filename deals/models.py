@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from deals.fields import MoneyField, PriceField
+from deals.row_rules import DOWN_TRIGGERS, IS_CLOSED, IS_OPEN, UP_TRIGGERS, WATCHED_ROW
 
 
 class Direction(models.TextChoices):
@@ -89,53 +90,30 @@ class Account(models.Model):
 WATCHED = (Monitoring.PENDING, Monitoring.ARMED)
 
 
-def _same(trigger: str, level: str) -> Q:
-    """Equal or both NULL. A bare comparison with NULL is unknown, and a check lets the unknown pass."""
-    both_set = Q(**{f"{trigger}__isnull": False, f"{level}__isnull": False, trigger: F(level)})
-    return both_set | Q(**{trigger: None, level: None})
-
-
-_UP_TRIGGERS = Q(direction="up") & _same("upper_trigger", "take_profit") & _same("lower_trigger", "stop_loss")
-_DOWN_TRIGGERS = Q(direction="down") & _same("upper_trigger", "stop_loss") & _same("lower_trigger", "take_profit")
-_IS_OPEN = Q(
-    status="open",
-    closed_at=None,
-    close_price=None,
-    close_reason=None,
-    detector=None,
-    profit=None,
-    commission=None,
-    close_trade_id=None,
-    close_tick_at=None,
-    received_at=None,
-    fired_at=None,
-    started_at=None,
-    settlement=None,
-)
-_IS_CLOSED = Q(
-    status="closed",
-    monitoring="ended",
-    closed_at__isnull=False,
-    close_price__isnull=False,
-    close_reason__isnull=False,
-    detector__isnull=False,
-    profit__isnull=False,
-    commission__isnull=False,
-    started_at__isnull=False,
-    settlement__isnull=False,
-)
-_WATCHED_ROW = Q(status="open", monitoring__in=("pending", "armed"))
-
-
 class Settlement(models.Model):
-    """One settlement transaction: when its work started and when PostgreSQL committed it."""
+    """One settlement transaction: when its work started, when PostgreSQL committed it, when its users were told.
+
+    Its notifications are those between the first and the last that name it: transactions that ran beside it may have
+    taken numbers in between.
+    """
 
     started_at = models.DateTimeField(help_text="When a worker took the batch.")
     committed_at = models.DateTimeField(null=True, help_text="Commit time; written after the commit.")
     closed_count = models.PositiveIntegerField(help_text="Deals closed by it.")
+    first_notification_id = models.BigIntegerField(null=True, help_text="NULL: its notifications speak for themselves.")
+    last_notification_id = models.BigIntegerField(null=True)
+    told_at = models.DateTimeField(null=True, help_text="When its notifications were published.")
 
     class Meta:
         db_table = "settlements"
+        indexes: ClassVar = [
+            # The sweep: settlements whose users are still to be told.
+            models.Index(
+                fields=["id"],
+                condition=Q(told_at=None, first_notification_id__isnull=False),
+                name="settlements_untold",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"settlement {self.pk}"
@@ -181,7 +159,12 @@ class Deal(models.Model):
     class Meta:
         db_table = "deals"
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["account", "client_id"], name="deals_one_per_client_id"),
+            # Only where there is one: a closure is a new version of its row, and each index holds every version.
+            models.UniqueConstraint(
+                fields=["account", "client_id"],
+                condition=Q(client_id__isnull=False),
+                name="deals_one_per_client_id",
+            ),
             models.CheckConstraint(condition=Q(amount__gt=0), name="deals_amount_positive"),
             models.CheckConstraint(condition=Q(multiplier__range=(1, 100)), name="deals_multiplier_1_to_100"),
             models.CheckConstraint(condition=Q(direction__in=Direction.values), name="deals_direction_known"),
@@ -190,12 +173,12 @@ class Deal(models.Model):
                 condition=(Q(take_profit=None) | Q(take_profit__gt=0)) & (Q(stop_loss=None) | Q(stop_loss__gt=0)),
                 name="deals_levels_positive",
             ),
-            models.CheckConstraint(condition=_UP_TRIGGERS | _DOWN_TRIGGERS, name="deals_triggers_match_levels"),
+            models.CheckConstraint(condition=UP_TRIGGERS | DOWN_TRIGGERS, name="deals_triggers_match_levels"),
             models.CheckConstraint(
                 condition=Q(upper_trigger=None) | Q(lower_trigger=None) | Q(upper_trigger__gt=F("lower_trigger")),
                 name="deals_upper_above_lower",
             ),
-            models.CheckConstraint(condition=_IS_OPEN | _IS_CLOSED, name="deals_closed_iff_close_fields"),
+            models.CheckConstraint(condition=IS_OPEN | IS_CLOSED, name="deals_closed_iff_close_fields"),
             models.CheckConstraint(
                 condition=Q(status="closed")
                 | Q(monitoring="removed")  # with or without levels: it stays so until an operator puts it back
@@ -224,13 +207,13 @@ class Deal(models.Model):
         ]
         indexes: ClassVar = [
             # The sweep: watched deals whose trigger lies inside a symbol's price window (workers/sql/due.sql).
-            models.Index(fields=["symbol", "upper_trigger"], condition=_WATCHED_ROW, name="deals_watched_upper"),
-            models.Index(fields=["symbol", "lower_trigger"], condition=_WATCHED_ROW, name="deals_watched_lower"),
+            models.Index(fields=["symbol", "upper_trigger"], condition=WATCHED_ROW, name="deals_watched_upper"),
+            models.Index(fields=["symbol", "lower_trigger"], condition=WATCHED_ROW, name="deals_watched_lower"),
             # The sweep: deals to be armed, deals whose monitoring has run its time.
             models.Index(fields=["id"], condition=Q(status="open", monitoring="pending"), name="deals_pending"),
-            models.Index(fields=["watch_expires_at"], condition=_WATCHED_ROW, name="deals_watch_expiry"),
+            models.Index(fields=["watch_expires_at"], condition=WATCHED_ROW, name="deals_watch_expiry"),
             # Rebuilding the book, by id ranges.
-            models.Index(fields=["id"], condition=_WATCHED_ROW, name="deals_watched"),
+            models.Index(fields=["id"], condition=WATCHED_ROW, name="deals_watched"),
             # A user's list, newest first, by status; and the ledger's check of margin.
             models.Index(fields=["account", "status", "-id"], name="deals_by_account"),
             # Health: open deals that are watched no more.
@@ -248,15 +231,22 @@ class Deal(models.Model):
 
 
 class LedgerEntry(models.Model):
-    """A posting to an account's free balance. Append-only: the database refuses UPDATE and DELETE."""
+    """A posting to an account's free balance. Append-only: the database refuses UPDATE and DELETE.
+
+    Here as below a trigger checks keys for all rows of a statement (migration 0009), not a constraint row by row.
+    """
 
     class Kind(models.TextChoices):
         FUNDING = "funding", "funding of the account"
         OPEN = "open", "amount locked by a deal"
         CLOSE = "close", "amount and profit returned by a deal"
 
-    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="ledger", db_index=False)
-    deal = models.ForeignKey(Deal, null=True, on_delete=models.PROTECT, related_name="ledger", db_index=False)
+    account = models.ForeignKey(
+        Account, on_delete=models.PROTECT, related_name="ledger", db_index=False, db_constraint=False
+    )
+    deal = models.ForeignKey(
+        Deal, null=True, on_delete=models.PROTECT, related_name="ledger", db_index=False, db_constraint=False
+    )
     kind = models.CharField(max_length=8, choices=Kind.choices)
     amount = MoneyField(help_text="Signed change of the free balance, USDT.")
     created_at = models.DateTimeField()
@@ -281,7 +271,7 @@ class LedgerEntry(models.Model):
 
 
 class DealEvent(models.Model):
-    """The history of a deal, append-only, written in the transaction that causes it."""
+    """The history of a deal, append-only, written in the transaction that causes it. Read it by deals/history.py."""
 
     class Kind(models.TextChoices):
         OPENED = "opened"
@@ -294,7 +284,7 @@ class DealEvent(models.Model):
         EXPIRED = "expired"
         DEAD = "dead"
 
-    deal = models.ForeignKey(Deal, on_delete=models.PROTECT, related_name="events", db_index=False)
+    deal = models.ForeignKey(Deal, on_delete=models.PROTECT, related_name="events", db_index=False, db_constraint=False)
     kind = models.CharField(max_length=8, choices=Kind.choices)
     version = models.PositiveIntegerField(help_text="watch_version of the deal then.")
     price = PriceField(null=True)
@@ -330,7 +320,10 @@ class DealEvent(models.Model):
 
 
 class Notification(models.Model):
-    """What a user is told. A row first; published to the user's channel after the commit, again until it went out."""
+    """What a user is told. A row first; published to the user's channel after the commit, again until it went out.
+
+    When it went out is written on the settlement that wrote it, once for all of them, else in `published_at`.
+    """
 
     class Kind(models.TextChoices):
         DEAL_CLOSED = "deal_closed"
@@ -338,12 +331,20 @@ class Notification(models.Model):
         MONITORING_REMOVED = "monitoring_removed"
         MONITORING_FAILED = "monitoring_failed"
 
-    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="notifications", db_index=False)
-    deal = models.ForeignKey(Deal, on_delete=models.PROTECT, related_name="notifications", db_index=False)
+    account = models.ForeignKey(
+        Account, on_delete=models.PROTECT, related_name="notifications", db_index=False, db_constraint=False
+    )
+    deal = models.ForeignKey(
+        Deal, on_delete=models.PROTECT, related_name="notifications", db_index=False, db_constraint=False
+    )
     kind = models.CharField(max_length=20, choices=Kind.choices)
     version = models.PositiveIntegerField(default=0, help_text="watch_version it speaks of; 0 for a closure.")
     created_at = models.DateTimeField()
-    published_at = models.DateTimeField(null=True)
+    # Always the deal's own settlement, which the database checks there: a check here too would cost each closure 5 µs.
+    settlement = models.ForeignKey(
+        Settlement, null=True, on_delete=models.PROTECT, db_index=False, db_constraint=False, related_name="+"
+    )
+    published_at = models.DateTimeField(null=True, help_text="NULL for what a settlement wrote: see its `told_at`.")
 
     class Meta:
         db_table = "notifications"
@@ -357,7 +358,9 @@ class Notification(models.Model):
         ]
         indexes: ClassVar = [
             models.Index(fields=["account", "-id"], name="notifications_by_account"),
-            models.Index(fields=["id"], condition=Q(published_at=None), name="notifications_unpublished"),
+            models.Index(
+                fields=["id"], condition=Q(published_at=None, settlement=None), name="notifications_unpublished"
+            ),
         ]
 
     def __str__(self) -> str:

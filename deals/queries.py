@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from django.db import connection
 from django.db.models import QuerySet
+from django.db.models.functions import Coalesce
 
 from deals.arrays import text_array
-from deals.models import WATCHED, Deal, Monitoring, Status, SystemState
+from deals.models import WATCHED, Deal, Monitoring, Notification, Status, SystemState
 from deals.sql import statement
 
 
@@ -140,6 +141,11 @@ def due_rows(buckets: Sequence[Bucket], *, limit: int, after: int = 0, but: Sequ
             },
         )
         return [DueRow(*row) for row in cursor.fetchall()]
+
+
+def notifications() -> QuerySet[Notification]:
+    """All notifications, with `told_at`: when each went out, wherever that is written; None: not yet."""
+    return Notification.objects.annotate(told_at=Coalesce("published_at", "settlement__told_at"))
 
 
 def current_state() -> CurrentState:

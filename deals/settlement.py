@@ -18,7 +18,7 @@ from django.utils import timezone
 from psycopg import errors as pg
 
 from deals import locks, money
-from deals.arrays import array, text_array
+from deals.arrays import array, instant_array, text_array
 from deals.crash_points import crash_point
 from deals.pnl import Outcome, close_outcome
 from deals.signals import settled
@@ -65,6 +65,7 @@ class Closure(NamedTuple):
     detector: str
     price: Decimal
     profit: Decimal
+    settlement_id: int
     notification_id: int
     closed_at: datetime
     latency_ms: float | None
@@ -297,9 +298,9 @@ def _execute(closings: list[_Closing], started_at: datetime) -> dict[int, _Writt
         "payouts": array(closing.outcome.payout for closing in closings),
         "volumes": array(closing.outcome.volume for closing in closings),
         "trade_ids": array(closing.due.trade_id for closing in closings),
-        "tick_ats": array(closing.due.tick_at for closing in closings),
-        "received_ats": array(closing.due.received_at for closing in closings),
-        "fired_ats": array(closing.due.fired_at for closing in closings),
+        "tick_ats": instant_array(closing.due.tick_at for closing in closings),
+        "received_ats": instant_array(closing.due.received_at for closing in closings),
+        "fired_ats": instant_array(closing.due.fired_at for closing in closings),
         "gaps_ms": array(closing.due.gap_ms for closing in closings),
         "started_at": started_at,
         "closed_at": closed_at,
@@ -320,6 +321,7 @@ def _closure(closing: _Closing, written: _Written) -> Closure:
         detector=closing.due.detector,
         price=closing.due.price,
         profit=closing.outcome.profit,
+        settlement_id=written.settlement_id,
         notification_id=written.notification_id,
         closed_at=written.closed_at,
         latency_ms=latency,

@@ -12,6 +12,7 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from deals.errors import NotFound
+from deals.history import history as history_of
 from deals.models import Deal, DealEvent, Monitoring, Status, SystemState
 from deals.money import plain
 from deals.triggers import Triggers, close_reason
@@ -89,7 +90,7 @@ def explain(deal_id: int) -> Job:
     """Everything about a deal's monitoring, in whatever state it is. Raises NotFound."""
     read_at = timezone.now()
     deal = found_deal(deal_id)
-    history = list(DealEvent.objects.filter(deal=deal).order_by("pk"))
+    history = list(history_of(DealEvent.objects.filter(deal=deal)))
     held = _in_redis(deal)
     fired = None if held is None else held.fired
     price = None if held is None else held.price

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from deals.arrays import array
 from deals.crash_points import crash_point
-from deals.models import Notification
+from deals.models import Notification, Settlement
 from deals.money import plain
 from deals.settlement import Closure
 from workers import events, keys
@@ -59,12 +59,35 @@ def publish_triggers(fired: Sequence[Fired]) -> None:
 def publish_notifications(deal_ids: Iterable[int] | None = None) -> int:
     """Publish notifications that were not published yet, of some deals or the oldest of all; returns how many.
 
-    The rows are locked while they go out, and who finds them locked leaves them: a worker and the sweep never publish
-    the same one. A crash between publishing and the commit repeats a message; its `id` tells. Raises redis.RedisError.
+    Closures go a settlement at a time, whatever else it closed. The rows that say what went out are locked while it
+    does, and who finds them locked leaves them: a worker and the sweep never publish the same one. A crash between
+    publishing and the commit repeats a message; its `id` tells. Raises redis.RedisError.
     """
-    waiting = Notification.objects.filter(published_at=None)
+    ids = None if deal_ids is None else list(deal_ids)
+    return _publish_singly(ids) + _publish_settlements(_untold(ids))
+
+
+def publish_settled(closures: Sequence[Closure]) -> int:
+    """Publish the notifications of what a settlement has just closed, without reading them; returns how many.
+
+    The same promise as `publish_notifications`: the settlement is marked, and so locked, while they go out, and what
+    does not go out is not marked. Must not run inside a transaction. Raises redis.RedisError.
+    """
+    if not closures:
+        return 0
+    with transaction.atomic(durable=True):
+        claimed = {settlement.id for settlement in _claim({closure.settlement_id for closure in closures})}
+        mine = [closure for closure in closures if closure.settlement_id in claimed]
+        if mine:
+            _publish(_from_closure(closure) for closure in mine)
+    return len(mine)
+
+
+def _publish_singly(deal_ids: list[int] | None) -> int:
+    """What no settlement wrote."""
+    waiting = Notification.objects.filter(published_at=None, settlement=None)
     if deal_ids is not None:
-        waiting = waiting.filter(deal_id__in=list(deal_ids))
+        waiting = waiting.filter(deal_id__in=deal_ids)
     with transaction.atomic():
         locked = waiting.select_for_update(skip_locked=True, of=("self",), no_key=True)
         rows = list(locked.select_related("deal", "account").order_by("id")[:PUBLISH_LIMIT])
@@ -74,22 +97,46 @@ def publish_notifications(deal_ids: Iterable[int] | None = None) -> int:
         return Notification.objects.filter(pk__in=[row.pk for row in rows]).update(published_at=timezone.now())
 
 
-def publish_settled(closures: Sequence[Closure]) -> int:
-    """Publish the notifications of what a settlement has just closed, without reading them; returns how many.
+def _untold(deal_ids: list[int] | None) -> list[int]:
+    """Settlements whose users are still to be told: those of some deals, or the oldest."""
+    untold = Settlement.objects.filter(told_at=None, first_notification_id__isnull=False).order_by("pk")
+    if deal_ids is not None:
+        return list(untold.filter(deal__in=deal_ids).distinct().values_list("pk", flat=True))
+    ids, deals = [], 0
+    for pk, closed_count in untold.values_list("pk", "closed_count")[:PUBLISH_LIMIT]:
+        if deals >= PUBLISH_LIMIT:
+            break
+        ids.append(pk)
+        deals += closed_count
+    return ids
 
-    The same promise as `publish_notifications`: the rows are marked, and so locked, while they go out, and what does
-    not go out is not marked. Must not run inside a transaction. Raises redis.RedisError.
-    """
-    if not closures:
+
+def _publish_settlements(ids: Collection[int]) -> int:
+    if not ids:
         return 0
-    ids = [item.notification_id for item in closures]
-    with transaction.atomic(durable=True):
-        with connection.cursor() as cursor:
-            cursor.execute(statement("claim_notifications"), {"ids": array(ids)})
-            mine = {row[0] for row in cursor.fetchall()}
-        if mine:
-            _publish(_from_closure(item) for item in closures if item.notification_id in mine)
-    return len(mine)
+    with transaction.atomic(), connection.cursor() as cursor:
+        claimed = _claim(ids)
+        if not claimed:
+            return 0
+        places = {name: [getattr(settlement, name) for settlement in claimed] for name in _Claimed._fields}
+        cursor.execute(statement("told_by_settlements"), places)
+        told = [_Told(*row) for row in cursor.fetchall()]
+        _publish(told)
+    return len(told)
+
+
+class _Claimed(NamedTuple):
+    """A settlement that is ours to tell, and where its notifications are."""
+
+    id: int
+    first: int
+    last: int
+
+
+def _claim(ids: Collection[int]) -> list[_Claimed]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement("claim_settlements"), {"ids": array(ids)})
+        return [_Claimed(*row) for row in cursor.fetchall()]
 
 
 def _closure(closure: Closure) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -41,8 +42,12 @@ class TapeClock:
 WALL_CLOCK = WallClock()
 
 
+@lru_cache(maxsize=1024)
 def to_datetime(at_ms: int) -> datetime:
-    """Milliseconds since 1970 as an aware datetime, exact to the millisecond."""
+    """Milliseconds since 1970 as an aware datetime, exact to the millisecond.
+
+    Remembers the last ones: all that one tick fires has its times.
+    """
     seconds, ms = divmod(at_ms, 1000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=ms * 1000)
 

@@ -17,8 +17,10 @@ from djangorestframework_camel_case.util import camelize
 from rest_framework.authtoken.models import Token
 
 from deals.errors import NotFound
-from deals.models import Account, Deal, DealEvent, LedgerEntry, Notification
+from deals.history import history
+from deals.models import Account, Deal, DealEvent, LedgerEntry
 from deals.money import plain
+from deals.queries import notifications
 from workers.models import AuditEntry, DeadLetter, Operation
 from workers.sql import statement
 
@@ -77,9 +79,9 @@ def _parts(user_id: int) -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
     yield "sessions", _sessions(user_id)
     yield "accounts", _rows(Account.objects.filter(user_id=user_id).values())
     yield "deals", _rows(deals.values())
-    yield "dealEvents", _rows(DealEvent.objects.filter(deal__in=deals).values())
+    yield "dealEvents", _events(user_id)
     yield "ledger", _rows(LedgerEntry.objects.filter(account__user_id=user_id).values())
-    yield "notifications", _rows(Notification.objects.filter(account__user_id=user_id).values())
+    yield "notifications", _notifications(user_id)
     yield "deadLetters", _rows(DeadLetter.objects.filter(deal__in=deals).values(*LETTER))
     yield "auditBy", _rows(AuditEntry.objects.filter(user_id=user_id).values())
     yield "auditAbout", _audit_about(user_id)
@@ -89,6 +91,19 @@ def _parts(user_id: int) -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
 
 def _rows(rows: QuerySet[Any, Any]) -> Iterator[dict[str, Any]]:
     return rows.order_by("pk").iterator(chunk_size=CHUNK)
+
+
+def _events(user_id: int) -> Iterator[dict[str, Any]]:
+    names = [field.attname for field in DealEvent._meta.concrete_fields]  # noqa: SLF001 - Django's documented way to fields
+    for event in history(DealEvent.objects.filter(deal__account__user_id=user_id)):
+        yield {name: getattr(event, name) for name in names}
+
+
+def _notifications(user_id: int) -> Iterator[dict[str, Any]]:
+    """With the time that they were published, wherever it is written."""
+    for row in _rows(notifications().filter(account__user_id=user_id).values()):
+        told_at = row.pop("told_at")
+        yield row | {"published_at": told_at}
 
 
 def _sessions(user_id: int) -> Iterator[dict[str, Any]]:

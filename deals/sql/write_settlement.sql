@@ -1,4 +1,5 @@
 -- Closes locked deals from arrays: deals, ledger, events, notifications, accounts with statistics, and the settlement row.
+-- The deals are named twice: by the join alone PostgreSQL reads all of them, up to some ten thousand, for each batch.
 WITH input AS (
     SELECT *
     FROM unnest(
@@ -8,10 +9,8 @@ WITH input AS (
         %(fired_ats)s::timestamptz[], %(gaps_ms)s::bigint[]
     ) AS t (id, close_price, reason, detector, profit, commission, payout, volume, trade_id, tick_at, received_at, fired_at,
             gap_ms)
-), batch AS (
-    INSERT INTO settlements (started_at, closed_count)
-    SELECT %(started_at)s::timestamptz, count(*) FROM input
-    RETURNING id
+), batch AS MATERIALIZED (
+    SELECT nextval('settlements_id_seq') AS id
 ), closed AS (
     UPDATE deals
     SET status = 'closed', monitoring = 'ended', monitoring_since = %(closed_at)s, closed_at = %(closed_at)s,
@@ -20,24 +19,26 @@ WITH input AS (
         close_tick_at = input.tick_at, received_at = input.received_at, fired_at = input.fired_at,
         started_at = %(started_at)s, settlement_id = batch.id
     FROM input, batch
-    WHERE deals.id = input.id AND deals.status = 'open'
+    WHERE deals.id = input.id AND deals.id = ANY(%(ids)s::bigint[]) AND deals.status = 'open'
     RETURNING deals.id, deals.account_id, deals.watch_version, deals.amount, deals.settlement_id, input.close_price,
-              input.detector, input.profit, input.payout, input.volume, input.trade_id, input.fired_at,
-              input.gap_ms
+              input.detector, input.profit, input.payout, input.volume, input.trade_id, input.gap_ms
 ), posted AS (
     INSERT INTO ledger_entries (account_id, deal_id, kind, amount, created_at)
     SELECT account_id, id, 'close', payout, %(closed_at)s FROM closed
     ORDER BY id
 ), recorded AS (
     INSERT INTO deal_events (deal_id, kind, version, price, trade_id, detector, at, error, gap_ms)
-    SELECT id, 'fired', watch_version, close_price, trade_id, detector, fired_at, '', gap_ms FROM closed WHERE fired_at IS NOT NULL
-    UNION ALL
     SELECT id, 'closed', watch_version, close_price, trade_id, detector, %(closed_at)s, '', gap_ms FROM closed
-), told AS (
-    INSERT INTO notifications (account_id, deal_id, kind, version, created_at)
-    SELECT account_id, id, 'deal_closed', 0, %(closed_at)s FROM closed
     ORDER BY id
-    RETURNING id, deal_id
+), told AS (
+    INSERT INTO notifications (account_id, deal_id, kind, version, created_at, settlement_id)
+    SELECT account_id, id, 'deal_closed', 0, %(closed_at)s, settlement_id FROM closed
+    ORDER BY id
+    RETURNING id, deal_id, settlement_id
+), settled AS (
+    INSERT INTO settlements (id, started_at, closed_count, first_notification_id, last_notification_id)
+    SELECT settlement_id, %(started_at)s::timestamptz, count(*), min(id), max(id) FROM told
+    GROUP BY settlement_id
 ), paid AS (
     UPDATE accounts
     SET balance = balance + sums.payout,
@@ -57,5 +58,4 @@ WITH input AS (
     ) AS sums
     WHERE accounts.id = sums.account_id
 )
-SELECT closed.id, told.id, closed.settlement_id
-FROM closed JOIN told ON told.deal_id = closed.id
+SELECT deal_id, id, settlement_id FROM told

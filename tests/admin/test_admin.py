@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from django_celery_beat.models import PeriodicTask
 from factories import close_deal, everything, make_account, make_deal, make_user, set_price
 
 from deals import services
-from deals.models import Account, Deal, LedgerEntry, Monitoring, Notification
+from deals.models import Account, Deal, LedgerEntry, Monitoring, Notification, Settlement
+from deals.settlement import Due, settle
 from workers.models import DeadLetter, SweepPosition
 
 DEALS = "/admin/deals/deal/"
@@ -99,6 +102,28 @@ def test_a_deals_page_tells_its_history(operator: Client) -> None:
 
     assert "Opened" in text
     assert "Closed" in text
+
+
+def test_a_deals_page_says_when_it_fired(operator: Client) -> None:
+    deal = make_deal(take_profit="110")
+    closed = Due(deal.pk, 1, Decimal(111), "tick", 7, fired_at=datetime(2026, 1, 8, 12, 0, 3, tzinfo=UTC))
+    assert settle([closed]).closed
+
+    answer = operator.get(path_of(Deal, deal.pk, "change"))
+    (formset,) = answer.context["inline_admin_formsets"]
+
+    assert [form.original.kind for form in formset][-2:] == ["fired", "closed"]
+    assert answer.content.decode().count("2026-01-08 12:00:03.000 UTC") == 2, "in the history and among the facts"
+
+
+def test_a_notification_says_when_it_was_published(operator: Client) -> None:
+    deal = make_deal(take_profit="110")
+    settle([Due(deal.pk, 1, Decimal(111), "tick")])
+    told = Notification.objects.get()
+    Settlement.objects.update(told_at=datetime(2026, 1, 8, 12, 0, 3, 250_000, tzinfo=UTC))
+
+    assert "2026-01-08 12:00:03 UTC" in operator.get(path_of(Notification)).content.decode()
+    assert "2026-01-08 12:00:03.250 UTC" in operator.get(path_of(Notification, told.pk, "change")).content.decode()
 
 
 @pytest.mark.parametrize("model", READ_ONLY)

@@ -21,8 +21,9 @@ from market import NOT_IN_BOOK, Market, in_book, messages
 from servers import Process, wait_until
 
 from deals import services, state
+from deals.history import history
 from deals.models import Account, Deal, LedgerEntry, Monitoring, Notification, Settlement, Status
-from deals.queries import current_state
+from deals.queries import current_state, notifications
 from workers import book, control, keys, sweep
 from workers.audit import SYSTEM
 from workers.clock import TapeClock
@@ -90,7 +91,7 @@ def test_a_batch_closes_with_money_statistics_history_and_messages(
         pubsub.subscribe(keys.closures(), *(keys.notifications(trader.user_id) for trader in traders))
         send_closures(market.tick("111", trade_id=77))
         wait_until(all_closed, what="all are closed")
-        wait_until(lambda: not Notification.objects.filter(published_at=None).exists(), what="published")
+        wait_until(lambda: not notifications().filter(told_at=None).exists(), what="published")
         heard = messages(pubsub)
     # gross = 1000 × 11 / 100 = 110, commission = 1000 × 0.0005 = 0.5
     facts = {(deal.close_price, deal.close_reason, deal.detector, deal.profit) for deal in Deal.objects.all()}
@@ -100,7 +101,7 @@ def test_a_batch_closes_with_money_statistics_history_and_messages(
         assert (trader.balance, trader.margin) == (Decimal(11_095), 0)
         assert (trader.closed_deals, trader.winning_deals, trader.largest_profit) == (10, 10, Decimal("109.5"))
     deal = Deal.objects.get(pk=deals[0].pk)
-    assert list(deal.events.order_by("pk").values_list("kind", flat=True)) == ["opened", "armed", "fired", "closed"]
+    assert [event.kind for event in history(deal.events.all())] == ["opened", "armed", "fired", "closed"]
     assert deal.close_trade_id == 77
     assert deal.received_at is not None
     assert deal.fired_at is not None

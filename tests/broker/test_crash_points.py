@@ -19,6 +19,7 @@ from servers import PROJECT, Process, wait_until
 
 from deals import crash_points, services
 from deals.models import Account, Deal, LedgerEntry, Monitoring, Notification, Settlement
+from deals.queries import notifications
 from deals.quotes import Quote
 from workers import book, dead_letters, keys, queues, reconcile, sweep, system
 from workers.audit import SYSTEM
@@ -85,9 +86,9 @@ def require_closed_once(deals: list[Deal], price: str) -> None:
     facts = set(Deal.objects.filter(pk__in=ids).values_list("status", "close_price"))
     assert facts == {("closed", Decimal(price))}
     assert sorted(LedgerEntry.objects.filter(kind="close").values_list("deal_id", flat=True)) == ids
-    told = Notification.objects.filter(kind="deal_closed")
+    told = notifications().filter(kind="deal_closed")
     assert sorted(told.values_list("deal_id", flat=True)) == ids
-    assert not told.filter(published_at=None).exists()
+    assert not told.filter(told_at=None).exists()
     assert (book.all_fired(), connect().zcard(keys.fired_at())) == ({}, 0)
     assert {in_book(deal_id) for deal_id in ids} == {NOT_IN_BOOK}
 

@@ -16,7 +16,7 @@ SETTLING = (
     "update deals", "update accounts", "insert ledger_entries", "insert deal_events", "insert notifications",
     "insert settlements",
 )  # fmt: skip
-AFTERWARDS = ("update settlements", "update notifications", "insert job_log", "update job_log")
+AFTERWARDS = ("update settlements", "insert job_log", "update job_log")
 OPENING = {"insert deals": "on", "update accounts": "on", "insert ledger_entries": "on"}
 TABLES = sorted({work.split()[1] for work in (*SETTLING, *AFTERWARDS)})
 NOTED = """

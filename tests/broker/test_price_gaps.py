@@ -9,6 +9,7 @@ from factories import make_user
 from market import BTC, Market, lose_from_book
 from rest_framework.test import APIClient
 
+from deals.history import history
 from deals.models import Account, Deal
 from deals.settlement import settle
 from workers import book, sweep
@@ -16,7 +17,7 @@ from workers.clock import TapeClock
 
 
 def gaps(deal: Deal) -> dict[str, int | None]:
-    return dict(deal.events.filter(kind__in=("fired", "closed")).values_list("kind", "gap_ms"))
+    return {event.kind: event.gap_ms for event in history(deal.events.filter(kind__in=("fired", "closed")))}
 
 
 def close_what_fired() -> None:

@@ -195,7 +195,7 @@ def test_what_was_not_published_is_published_once(
     with redis_client.pubsub() as pubsub:
         pubsub.subscribe(keys.notifications(trader.user_id))
         with other_session() as other:  # someone is publishing it at this moment
-            other.execute("SELECT 1 FROM notifications FOR NO KEY UPDATE")
+            other.execute("SELECT 1 FROM settlements FOR NO KEY UPDATE")
             assert swept(clock).published == 0
         assert swept(clock).published == 1
         assert swept(clock).published == 0

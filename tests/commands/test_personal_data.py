@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rest_framework.authtoken.models import Token
 
 from deals.errors import DealError, NotFound
 from deals.models import Account, Deal, LedgerEntry
+from deals.settlement import Due, settle
 from workers import audit, operations, system
 from workers.audit import Actor
 from workers.models import AuditEntry, Operation
@@ -98,6 +100,7 @@ def test_an_export_holds_everything_of_the_person_nothing_of_others_and_no_crede
     assert [entry["kind"] for entry in found["ledger"]] == ["funding", "open", "close", "open", "close"]
     assert [event["kind"] for event in found["dealEvents"]] == ["opened", "closed"] * 2
     assert [told["kind"] for told in found["notifications"]] == ["deal_closed"] * 2
+    assert all(told["publishedAt"] for told in found["notifications"])
     assert (len(found["tokens"]), len(found["sessions"]), found["deadLetters"]) == (1, 1, [])
     assert [(row["action"], row["source"]) for row in found["auditBy"]] == [("emergency_stop", "10.1.2.3")]
     assert [(row["action"], row["reason"]) for row in found["auditAbout"]] == [("close", "Ada rang me")]
@@ -108,6 +111,15 @@ def test_an_export_holds_everything_of_the_person_nothing_of_others_and_no_crede
     assert token not in text
     assert ada.password not in text
     assert Session.objects.get().pk not in text
+
+
+def test_an_exported_history_says_when_a_deal_fired(ada: User) -> None:
+    deal = make_deal(Account.objects.get(user=ada), take_profit="110")
+    at = timezone.now()
+    assert settle([Due(deal.pk, deal.watch_version, Decimal(111), "tick", 7, at, at, at)]).closed
+    events = json.loads(say("export_user", "ada.lovelace"))["dealEvents"]
+    fired, closed = (event for event in events[-2:] if event["dealId"] == deal.pk)
+    assert (fired["kind"], fired["at"], fired["price"], closed["kind"]) == ("fired", at.isoformat(), "111", "closed")
 
 
 def test_an_exported_file_is_whole_for_its_owner_only_and_recorded_in_the_audit_log(ada: User, tmp_path: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.db import DataError, connection, transaction
 
-from deals.arrays import array, text_array
+from deals.arrays import array, instant_array, text_array
 
 pytestmark = pytest.mark.django_db
 
@@ -26,11 +26,17 @@ def arrived(text: str, kind: str) -> Any:
         ([], "bigint"),
         ([1, -2, None, 2**63 - 1], "bigint"),
         ([Decimal("0.000000000001"), Decimal("-1E+12"), Decimal("0E-8"), Decimal("123.4500"), None], "numeric"),
-        ([datetime(2026, 1, 8, 12, 30, 1, 250_001, tzinfo=UTC), datetime(2026, 1, 8, tzinfo=UTC), None], "timestamptz"),
     ],
 )
-def test_numbers_and_instants(values: list[Any], kind: str) -> None:
+def test_numbers(values: list[Any], kind: str) -> None:
     assert arrived(array(values), kind) == values
+
+
+def test_instants() -> None:
+    exact, midnight = datetime(2026, 1, 8, 12, 30, 1, 250_001, tzinfo=UTC), datetime(2026, 1, 8, tzinfo=UTC)
+    elsewhere = exact.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    values = [exact, midnight, None, exact, elsewhere]
+    assert arrived(instant_array(values), "timestamptz") == values
 
 
 def test_texts_of_every_kind() -> None:

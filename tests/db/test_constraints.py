@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from django.db import IntegrityError, connection, transaction
-from domain import due, new_account, opened
+from domain import NOON, due, new_account, opened
 from psycopg import Error as PostgresError
+from psycopg.errors import ForeignKeyViolation
 
 from deals.models import Account, Deal
 from deals.settlement import settle
@@ -166,12 +167,23 @@ def test_every_constraint_is_in_the_table_above() -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT conname FROM pg_constraint
-            WHERE contype IN ('c', 'u', 'x') AND conrelid::regclass::text IN
-                ('accounts', 'deals', 'deal_events', 'ledger_entries', 'notifications', 'settlements', 'system_state')
+            WITH tables AS (
+                SELECT unnest('{accounts,deals,deal_events,ledger_entries,notifications,settlements,system_state}'
+                              ::regclass[]) AS id
+            )
+            SELECT conname FROM pg_constraint JOIN tables ON tables.id = conrelid WHERE contype IN ('c', 'u', 'x')
+            UNION
+            SELECT indexrelid::regclass::text FROM pg_index JOIN tables ON tables.id = indrelid
+            WHERE indisunique AND NOT indisprimary
             """
         )
         assert {name for (name,) in cursor.fetchall()} == set(VIOLATIONS)
+
+
+def test_deals_without_a_client_id_are_as_many_as_their_user_likes(account: Account) -> None:
+    for _ in range(2):
+        opened(account, take_profit="110")
+    assert Deal.objects.filter(account=account, client_id=None).count() == 3
 
 
 def test_the_rows_that_the_violations_start_from_are_allowed(account: Account) -> None:
@@ -207,3 +219,60 @@ def test_what_the_ledger_speaks_of_cannot_be_deleted(account: Account, table: st
 def test_nothing_points_to_a_row_that_is_not_there(account: Account, sql: str) -> None:
     with pytest.raises(IntegrityError, match="foreign key"):
         run(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        POSTING.format("{}, id, 'close', 1, now()", "status = 'open'"),
+        (
+            "INSERT INTO notifications (account_id, deal_id, version, created_at, kind) "
+            "SELECT {}, id, 1, now(), 'monitoring_expired' FROM deals"
+        ),
+        "UPDATE notifications SET account_id = {}",
+        "UPDATE deals SET account_id = {}",
+    ],
+)
+def test_what_is_said_of_a_deal_is_said_to_its_own_account(account: Account, sql: str) -> None:
+    other = new_account()
+    with pytest.raises(IntegrityError, match="foreign key"):
+        run(sql.format(other.pk))
+
+
+@pytest.mark.parametrize("table", ["deals", "accounts", "settlements"])
+def test_what_the_ledger_speaks_of_keeps_its_number(account: Account, table: str) -> None:
+    with pytest.raises(IntegrityError, match="foreign key"):
+        run(f"UPDATE {table} SET id = id + 1000")  # noqa: S608 - the table names above
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        (
+            "INSERT INTO ledger_entries (account_id, kind, amount, created_at) "
+            "SELECT unnest(ARRAY[id, id, 0, id]), 'funding', 1, now() FROM accounts"
+        ),
+        (
+            "INSERT INTO deal_events (deal_id, version, at, error, kind) SELECT id, 1, now(), '', 'fired' FROM deals "
+            "UNION ALL SELECT 0, 1, now(), '', 'fired'"
+        ),
+    ],
+)
+def test_one_wrong_row_among_many_is_found(account: Account, sql: str) -> None:
+    with pytest.raises(IntegrityError, match="foreign key"):
+        run(sql)
+
+
+def test_nothing_that_is_refused_is_named_as_something_else(account: Account) -> None:
+    with pytest.raises(IntegrityError) as refused:
+        run("INSERT INTO deal_events (deal_id, version, at, error, kind) VALUES (0, 1, now(), '', 'fired')")
+    assert isinstance(refused.value.__cause__, ForeignKeyViolation)
+    assert refused.value.__cause__.diag.table_name == "deal_events"
+
+
+def test_a_deal_that_is_saved_whole_keeps_its_account_and_is_saved(account: Account) -> None:
+    deal = Deal.objects.filter(status="open").latest("pk")
+    deal.opened_at = NOON
+    deal.save()
+    deal.refresh_from_db()
+    assert (deal.opened_at, deal.account_id) == (NOON, account.pk)

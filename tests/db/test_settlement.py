@@ -13,7 +13,9 @@ from django.db import IntegrityError, connection, transaction
 from domain import NOON, SYMBOL, due, new_account, opened
 from structlog.testing import capture_logs
 
+from deals.history import history
 from deals.models import Account, Deal, LedgerEntry, Notification, Settlement
+from deals.queries import notifications
 from deals.settlement import Due, Report, settle
 
 D = Decimal
@@ -72,13 +74,14 @@ class TestOneDeal:
         assert (deal.fired_at, deal.started_at) == (fired.fired_at, NOON + timedelta(milliseconds=9))
         assert money_of(account) == (D("10104.5"), D(0))
         assert LedgerEntry.objects.get(deal=deal, kind="close").amount == D("204.5")
-        assert [(event.kind, event.price, event.trade_id, event.detector) for event in deal.events.order_by("pk")] == [
+        assert [(event.kind, event.price, event.trade_id, event.detector) for event in history(deal.events.all())] == [
             ("opened", D(100), None, None),
             ("fired", D("110.5"), 42, "tick"),
             ("closed", D("110.5"), 42, "tick"),
         ]
-        told = Notification.objects.get(deal=deal)
-        assert (told.kind, told.account_id, told.published_at) == ("deal_closed", account.pk, None)
+        told = notifications().get(deal=deal)
+        assert (told.kind, told.account_id, told.told_at) == ("deal_closed", account.pk, None)
+        assert told.settlement_id == deal.settlement_id
         (closure,) = report.closed
         assert (closure.deal_id, closure.user_id, closure.symbol) == (deal.pk, account.user_id, SYMBOL)
         assert (closure.reason, closure.price, closure.profit) == ("take_profit", D("110.5"), D("104.5"))
@@ -170,6 +173,8 @@ class TestABatch:
         settle([due(deal, "110") for deal in deals], started_at=NOON)
         settlement = Settlement.objects.get()
         assert (settlement.closed_count, settlement.started_at) == (5, NOON)
+        told = sorted(Notification.objects.values_list("pk", flat=True))
+        assert (settlement.first_notification_id, settlement.last_notification_id) == (told[0], told[-1])
         assert set(Deal.objects.values_list("settlement_id", flat=True)) == {settlement.pk}
 
     def test_pays_two_deals_of_one_account_and_one_of_another(self, account: Account) -> None:

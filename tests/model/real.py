@@ -22,6 +22,7 @@ from servers import Valkey
 
 from deals import services, state
 from deals.errors import DealError
+from deals.history import history
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Notification
 from deals.settlement import Due, settle
 from workers import book, keys, reconcile, sweep, system
@@ -265,10 +266,8 @@ class Real:
         return Deal.objects.filter(account__in=self.accounts).order_by("pk").in_bulk()
 
     def events(self) -> dict[int, list[tuple[str, int]]]:
-        rows = DealEvent.objects.filter(deal__account__in=self.accounts).order_by("id")
-        return grouped(
-            (deal, (kind, version)) for deal, kind, version in rows.values_list("deal_id", "kind", "version")
-        )
+        rows = history(DealEvent.objects.filter(deal__account__in=self.accounts))
+        return grouped((event.deal_id, (event.kind, event.version)) for event in rows)
 
     def told(self) -> dict[int, list[str]]:
         rows = Notification.objects.filter(account__in=self.accounts).order_by("id")

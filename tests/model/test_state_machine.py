@@ -31,8 +31,7 @@ from hypothesis.stateful import (
 from real import SYMBOLS, Batch, InRedis, Real, as_scores, entries_of
 from servers import Valkey
 
-from deals.models import Notification
-from deals.queries import current_state, ledger_violations
+from deals.queries import current_state, ledger_violations, notifications
 from workers import keys, queues, reconcile
 from workers.redis_client import connect
 
@@ -300,7 +299,7 @@ class DomainMachine(RuleBasedStateMachine):
 
     def nothing_is_left(self) -> None:
         assert ledger_violations() == []
-        assert not Notification.objects.filter(published_at=None).exists()
+        assert not notifications().filter(told_at=None).exists()
         assert queues.depth("closures") == 0
         kept = {keys.state(), keys.book_epoch(), keys.book_progress(), keys.counters(), keys.events()}
         kept |= {key(symbol) for symbol in SYMBOLS for key in (keys.price, keys.window, keys.lease)}

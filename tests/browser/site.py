@@ -59,12 +59,13 @@ class Site:
         return page, watched
 
     def _log_in(self, user: str) -> Any:
-        page, _ = self._page()
+        page, watched = self._page()
         page.goto(f"{self.address}/admin/")
         page.get_by_label("Username").fill(user)
         page.get_by_label("Password").fill("browser")
         page.get_by_role("button", name="Log in").click()
         page.wait_for_url(f"{self.address}/admin/")
+        assert watched.errors == []
         return page.context.storage_state()
 
     def _page(self, **how: Any) -> tuple[Page, Watched]:

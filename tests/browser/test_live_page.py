@@ -14,12 +14,27 @@ from playwright.sync_api import Page, expect
 
 from browser.site import DESKTOP, PHONE, Site
 
+pytestmark = pytest.mark.timeout(300)  # the first test starts the system
+
 LOOKS = [
     pytest.param({"viewport": size, "color_scheme": scheme}, f"{where}-{scheme}", id=f"{where}-{scheme}")
     for where, size in (("desktop", DESKTOP), ("phone", PHONE))
     for scheme in ("light", "dark")
 ]
 SERIOUS = ("serious", "critical")
+MAKE_LETTER = """
+import json
+from django.utils import timezone
+from deals.models import Deal
+from workers.models import DeadLetter
+deal, now = Deal.objects.get(pk={deal}), timezone.now()
+Deal.objects.filter(pk=deal.pk).update(monitoring="dead", monitoring_since=now)
+letter = DeadLetter.objects.create(
+    deal=deal, version=deal.watch_version, task="workers.close_deals", price="101", fired="", attempts=3,
+    error_class="ValueError", error="broken", first_failed_at=now, last_failed_at=now,
+)
+print(json.dumps(letter.pk))
+"""
 WATCH_FEED = """deal => {
     const seen = () => document.querySelector(`#feed-rows [data-deal="${deal}"]`);
     const note = () => { if (seen() && !window.seenAt) window.seenAt = Date.now(); };
@@ -92,6 +107,38 @@ def test_numbers_and_times_are_written_as_the_operator_writes_them(site: Site) -
     expect(page.locator("#market-rows tr").first.locator("td").first).to_have_text(re.compile(r"^\d+,\d{4}$"))
 
 
+def test_a_symbol_shows_its_price_and_what_waits_near_it(site: Site) -> None:
+    deal = site.close_deal("XRPUSDT")
+    site.open_deal("XRPUSDT")
+    page, watched = site.visit()
+    name = page.get_by_role("button", name="XRPUSDT")
+    name.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog", name="XRPUSDT")).to_be_visible()
+    chart = page.get_by_role("img", name=re.compile("^Price of XRPUSDT: .* 1 triggers wait near it above"))
+    expect(chart).to_be_visible(timeout=20_000)
+    expect(page.locator("#symbol-closures li").first).to_contain_text(f"deal {deal}")
+    site.picture(page, "symbol")
+    assert faults(page) == []
+    page.keyboard.press("Escape")
+    expect(page.locator("#symbol")).to_be_hidden()
+    expect(name).to_be_focused()
+    assert watched.errors == []
+
+
+def test_no_page_breaks_the_policy(site: Site) -> None:
+    page, watched = site.visit()
+    deal = site.open_deal()
+    for place in ("/admin/", "/admin/deals/deal/", f"/admin/deals/deal/{deal}/change/", "/admin/workers/auditentry/"):
+        page.goto(site.address + place)
+        page.wait_for_load_state("load")
+        expect(page.locator("#main")).to_be_visible()
+    page.goto(f"{site.address}/api/docs")
+    expect(page.get_by_role("heading", name=re.compile("CryptoCraze automatic TP/SL"))).to_be_visible(timeout=30_000)
+    assert watched.errors == []
+    assert watched.hosts == {f"127.0.0.1:{site.system.web_port}"}
+
+
 # --- when something is wrong -------------------------------------------------------------------------------------
 
 
@@ -103,7 +150,7 @@ def test_a_feed_that_falls_silent_turns_the_banner_and_says_what_to_do(site: Sit
         expect(page.locator("#banner")).to_have_attribute("data-tone", "bad", timeout=20_000)
         reason = page.locator("#banner-reasons li").filter(has_text="No fresh price of BTCUSDT")
         expect(reason).to_be_visible()
-        reason.get_by_text("What to do").click()
+        reason.locator("summary").click()
         expect(reason).to_contain_text("is it still traded")
         expect(page.locator('#market-rows tr[data-symbol="BTCUSDT"]')).to_have_class("stale")
         site.picture(page, "no-prices")
@@ -190,6 +237,23 @@ def test_a_reason_must_be_given_and_a_refusal_is_told(site: Site) -> None:
     page.get_by_role("button", name="Drain and stop", exact=True).click()
     expect(page.locator("#ask-error")).to_have_text(re.compile("Say why"))
     assert site.system.sql("SELECT state FROM system_state") == [("running",)]
+
+
+def test_a_dead_letter_is_told_and_discarded_with_a_reason(site: Site) -> None:
+    deal = site.open_deal("SOLUSDT")
+    letter = site.system.shell(MAKE_LETTER.format(deal=deal))
+    page, _ = site.visit()
+    expect(title(page)).to_have_text("One deal is unprotected", timeout=15_000)
+    row = page.locator(f'#letters-rows [data-letter="{letter}"]')
+    expect(row).to_contain_text("ValueError: broken")
+    site.picture(page, "dead-letter")
+    assert faults(page) == []
+    row.get_by_role("button", name="Discard…").click()
+    page.get_by_label("Reason, for the audit log").fill("cannot be mended")
+    page.get_by_role("button", name="Discard", exact=True).click()
+    expect(page.locator("#letters-empty")).to_be_visible()
+    assert site.system.sql("SELECT state FROM dead_letters WHERE id = %s", letter) == [("discarded",)]
+    all_is_well(page)
 
 
 def test_support_sees_everything_and_no_button(site: Site) -> None:

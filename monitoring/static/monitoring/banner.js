@@ -11,7 +11,6 @@ const SIGNS = {
 const known = { health: null, healthAt: null, state: null, liveness: { live: null } };
 /** Checks that say nothing of deals waiting just now: with these alone every deal still closes at its levels. */
 const MILD = new Set(["successRate", "errors", "sweepShare", "sweepReach", "degraded", "abandonedOperations", "deadLetters"]);
-let reasonsShown = "";
 
 export function start() {
   everySecond("banner", draw);
@@ -55,7 +54,7 @@ function judge() {
   if (found === null) return { tone: "waiting", title: "Connecting…", text: "The first figures come in a moment." };
   const unprotected = check("unprotectedDeals")?.figure;
   if (system.state === "halted") return { tone: "halted", title: "Halted", text: `No deal opens or closes until someone resumes. ${said(system)}` };
-  if (unprotected > 0) return { tone: "bad", title: `${count(unprotected)} deals are unprotected`, text: "They would not close at their levels." };
+  if (unprotected > 0) return { tone: "bad", title: unprotectedDeals(unprotected), text: "What would not close at its levels needs you now." };
   if (["draining", "stopped"].includes(system.state)) {
     const title = system.state === "stopped" ? "Stopped" : "Draining";
     return { tone: "warn", title, text: `No Take Profit and no Stop Loss fires until someone resumes. ${said(system)}` };
@@ -71,6 +70,8 @@ function notLive(stream, found) {
   return { tone: "stale", title: `Not live since ${wholeTime(stream.since)}`, text };
 }
 
+const unprotectedDeals = (number) => (number === 1 ? "One deal is unprotected" : `${count(number)} deals are unprotected`);
+
 const said = (system) => (system.reason ? `Reason given: ${system.reason}` : "");
 
 function failing(unprotected) {
@@ -84,7 +85,8 @@ function failing(unprotected) {
 function protectedDeals(found) {
   const watched = found.overall.watchedDeals;
   if (watched === null) return "Every deal is protected.";
-  return watched === 0 ? "No deal is watched just now." : `All ${count(watched)} watched deals are protected.`;
+  if (watched === 0) return "No deal is watched just now.";
+  return watched === 1 ? "The one watched deal is protected." : `All ${count(watched)} watched deals are protected.`;
 }
 
 function check(name) {
@@ -107,25 +109,26 @@ function facts() {
   setText(byId("stream-text"), live);
 }
 
-/** One line for each sentence; several checks may say the same. Left alone while it stays the same: it may be open. */
+/** A line for each bad check. A line stays while its check is bad: it may be open, and may have the focus. */
 function reasons() {
-  const bad = checks().filter((one) => !one.isHealthy);
-  const shown = JSON.stringify(bad.map((one) => [one.name, one.reason, one.since]));
-  if (shown === reasonsShown) return;
-  reasonsShown = shown;
   const list = byId("banner-reasons");
-  const open = new Set([...list.querySelectorAll("details[open]")].map((one) => one.dataset.check));
-  list.replaceChildren(...bad.map((one) => reasonLine(one, open.has(one.name))));
+  const bad = checks().filter((one) => !one.isHealthy);
+  const names = new Set(bad.map((one) => one.name));
+  for (const line of [...list.children]) if (!names.has(line.dataset.check)) line.remove();
+  bad.forEach((one, place) => {
+    const line = list.querySelector(`[data-check="${one.name}"]`) ?? reasonLine(one.name);
+    if (list.children[place] !== line) list.insertBefore(line, list.children[place] ?? null);
+    setText(line.querySelector(".reason"), one.reason ?? one.name);
+    setText(line.querySelector(".since"), one.since ? ` since ${wholeTime(Date.parse(one.since))}` : "");
+  });
 }
 
-function reasonLine(one, open) {
-  const since = one.since ? make("span", { class: "quiet" }, ` since ${wholeTime(Date.parse(one.since))}`) : null;
-  const help = byId(`advice-${one.name}`);
-  const line = make("li", {}, make("span", { class: "reason" }, one.reason ?? one.name, " "), since);
+function reasonLine(name) {
+  const line = make("li", { "data-check": name }, make("span", { class: "reason" }), make("span", { class: "since quiet" }));
+  const help = byId(`advice-${name}`);
   if (help) {
-    const summary = make("summary", {}, "What to do", make("span", { class: "sr" }, ` about ${one.name}`));
-    const details = make("details", { open, "data-check": one.name }, summary, help.content.cloneNode(true));
-    line.append(details);
+    const summary = make("summary", {}, "What to do", make("span", { class: "sr" }, ` about ${name}`));
+    line.append(make("details", {}, summary, help.content.cloneNode(true)));
   }
   return line;
 }

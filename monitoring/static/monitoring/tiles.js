@@ -52,7 +52,7 @@ function deals(found, checks, checked) {
   show("open", count(open), unwatched ? `${count(unwatched)} not watched any more` : "", age(figures?.at));
   show("armed", count(figures ? (by.get("armed") ?? 0) : null), `${count(by.get("pending") ?? 0)} to be armed`, age(figures?.at));
   const check = checks.get("unprotectedDeals");
-  show("unprotected", count(check?.figure), check?.figure === 0 ? "every deal closes" : "", checked, !check?.isHealthy);
+  show("unprotected", count(check?.figure), check?.figure === 0 ? "every deal is watched" : "", checked, !check?.isHealthy);
 }
 
 function rate(figures) {

@@ -1,12 +1,16 @@
 """The ASGI application: `uvicorn cryptocraze.asgi:application`, the only process with a pool of connections."""
 
 import os
+import warnings
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cryptocraze.settings")
 os.environ.setdefault("DATABASE_POOL", "true")  # its threads come and go, and a connection of each would stay open
 
-from django.core.asgi import get_asgi_application
+# WhiteNoise reads files synchronously: small ones, once a browser. Django says so at the first one.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
+
+from django.core.asgi import get_asgi_application  # noqa: E402 - it is to be said before
 
 django = get_asgi_application()
 

@@ -1,6 +1,7 @@
 """Every path of the site."""
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
@@ -13,6 +14,7 @@ from monitoring.live_page import live_page
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/", permanent=False)),
+    path("favicon.ico", RedirectView.as_view(url=static("monitoring/icon.svg"), permanent=True)),
     *both_spellings("livez", monitoring.livez, "livez"),
     *both_spellings("health", monitoring.health, "health"),
     *both_spellings("metrics", Metrics.as_view(), "metrics"),

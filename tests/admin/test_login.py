@@ -30,3 +30,9 @@ def test_guessing_is_stopped_with_the_time_to_wait_and_looking_at_the_page_is_no
     assert stopped.status_code == 429
     assert 1 <= int(stopped.headers["Retry-After"]) <= 60
     assert client.get(PAGE).status_code == 200
+
+
+def test_every_page_has_an_icon(client: Client) -> None:
+    answer = client.get("/favicon.ico", follow=True)
+    assert (answer.status_code, answer["Content-Type"]) == (200, "image/svg+xml")
+    answer.close()

@@ -1,4 +1,4 @@
-"""Three faults of the queue libraries, mended at start-up. Each names the version that it was written for.
+"""Four faults of the queue libraries, mended at start-up. Each names the version that it was written for.
 
 When one of these libraries is upgraded: look whether its fault is mended there (tests/broker/test_patches.py shows
 each of them), then remove the patch or raise the version.
@@ -15,10 +15,11 @@ class PatchError(RuntimeError):
 
 
 def apply() -> None:
-    """Apply all three; to apply them twice changes nothing. Raises PatchError."""
+    """Apply all four; to apply them twice changes nothing. Raises PatchError."""
     mend_closing_without_connection()
     mend_connection_per_task()
     mend_slow_shutdown()
+    mend_late_replacement()
 
 
 def mend_closing_without_connection() -> None:
@@ -65,6 +66,19 @@ def mend_slow_shutdown() -> None:
     from billiard import pool
 
     pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 20  # times 0.1 s
+
+
+def mend_late_replacement() -> None:
+    """celery: a pool's child that was killed is replaced after up to 5 s; a sweeper has only one.
+
+    The end of a pipe tells the parent, which may look before the kernel says that the child is dead; then only its
+    timer looks again.
+    """
+    _require("celery", "5.7.0")
+    from celery.concurrency.asynpool import AsynPool
+
+    pool: Any = AsynPool
+    pool.timers = property(lambda self: {self.maintain_pool: 1.0})
 
 
 def _require(library: str, tested: str) -> None:

@@ -1,4 +1,4 @@
-"""The three library faults that cryptocraze/patches.py mends, provoked in a process of its own, with and without patch.
+"""Library faults that cryptocraze/patches.py mends, provoked in a process of its own, with and without patch.
 
 `python faults.py NAME patched|plain`; for the second fault it is also a Celery application (`-A faults`).
 """

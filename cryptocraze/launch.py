@@ -137,7 +137,7 @@ class Launcher:
     def _start_servers(self) -> None:
         """Start supervisord and, under it, the embedded servers; tell everyone where they are."""
         self._supervisor = Supervisor(self._servers.run_dir, self._servers.commands, self._programs())
-        self._supervisor.start(dict(os.environ), self._servers.data_dir)
+        self._supervisor.start(os.environ | {"TMPDIR": str(self._temporary_folder())}, self._servers.data_dir)
         if self._servers.wanted:
             say("starting " + " and ".join(self._servers.wanted))
         self._supervisor.start_group(SERVERS)
@@ -145,6 +145,12 @@ class Launcher:
         self._servers.wait(alive=lambda: supervisor.answers() and not self._asked_to_stop)
         self._check_stop()
         self._servers.publish()
+
+    def _temporary_folder(self) -> Path:
+        """Where the programs leave what they do not remove when they are killed; it goes with the run folder."""
+        folder = self._servers.run_dir / "tmp"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
 
     def _programs(self) -> dict[str, list[str]]:
         if self._static_only:

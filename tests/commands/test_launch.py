@@ -103,9 +103,13 @@ def test_run_starts_servers_and_programs_says_where_they_are_and_ctrl_c_ends_the
     with (folder / "Procfile").open("a") as procfile:
         procfile.write('stubborn: trap "" TERM; exec sleep 601\n')
         procfile.write("parent: sleep 602 & exec sleep 606\n")  # at its end a child of its own is left
+        procfile.write("careless: mktemp && exec sleep 607\n")
     launcher = launch("run")
     assert "source=binance events=true" in launcher.output
     assert "admin / " in launcher.output
+    wait_until(lambda: re.search(r"^/\S+/tmp\.\w+$", launcher.output, re.MULTILINE), what="a temporary file")
+    [left_behind] = re.findall(r"^/\S+/tmp\.\w+$", launcher.output, re.MULTILINE)
+    assert Path(left_behind).exists()
     family = of_launcher(launcher.pid)
     assert any("sleep 603" in command for command in family.values())
     assert not any("sleep 605" in command for command in family.values()), "traders are the demo's alone"
@@ -116,6 +120,7 @@ def test_run_starts_servers_and_programs_says_where_they_are_and_ctrl_c_ends_the
     assert "nothing is left running" in launcher.output
     assert all(is_gone(pid) for pid in family)
     assert not (folder / "data" / "servers.json").exists()
+    assert not Path(left_behind).exists()
 
 
 def test_what_dies_comes_back_within_two_seconds_servers_too_at_the_same_address(

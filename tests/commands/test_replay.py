@@ -36,6 +36,7 @@ def nothing_left_behind(tmp_path: Path, redis_client: redis.Redis) -> Iterator[N
     assert scratch_processes() == {}
     assert list(tmp_path.rglob("*cryptocraze_replay_*")) == []
     assert list(tmp_path.rglob("*.part")) == []
+    assert list(tmp_path.rglob("pymp-*")) == []
 
 
 def scratch_databases() -> list[str]:

@@ -64,7 +64,7 @@ class Workers:
         with (self._logs / f"worker-{number}.log").open("ab") as log:
             return subprocess.Popen(
                 command,
-                env=self._scratch.env,
+                env=self._scratch.env | {"TMPDIR": str(self._logs)},  # a worker that is killed leaves a folder there
                 cwd=settings.BASE_DIR,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.contrib.staticfiles import finders
 from django.test import Client
 from factories import make_user
 
@@ -33,6 +34,6 @@ def test_guessing_is_stopped_with_the_time_to_wait_and_looking_at_the_page_is_no
 
 
 def test_every_page_has_an_icon(client: Client) -> None:
-    answer = client.get("/favicon.ico", follow=True)
-    assert (answer.status_code, answer["Content-Type"]) == (200, "image/svg+xml")
-    answer.close()
+    answer = client.get("/favicon.ico")
+    assert (answer.status_code, answer["Location"]) == (301, "/static/monitoring/icon.svg")
+    assert finders.find("monitoring/icon.svg") is not None

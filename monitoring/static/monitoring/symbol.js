@@ -7,6 +7,7 @@ import { clockSeconds, count, exactPrice, roundPrice, signedMoney, wholeTime } f
 
 const EVERY_MS = 5_000;
 const LISTED = 20;
+const GAP_STEPS = 4;
 const REASON_COLOURS = { take_profit: "rise", stop_loss: "fall", manual: "other" };
 export const REASON_WORDS = { take_profit: "Take Profit", stop_loss: "Stop Loss", manual: "by hand" };
 
@@ -61,8 +62,7 @@ async function load() {
 
 function draw(found) {
   setText(byId("symbol-price"), exactPrice(found.price));
-  const candles = found.candles.map((one) => ({ at: Date.parse(one.at), low: Number(one.low), high: Number(one.high), close: Number(one.close) }));
-  const line = (name) => candles.map((one) => ({ x: one.at, y: one[name] }));
+  const line = (name) => pricePoints(found.candles, found.stepS * 1_000, name);
   const to = Date.now();
   const from = to - shown.minutes * 60_000;
   shown.chart.set({
@@ -75,11 +75,24 @@ function draw(found) {
     ],
     levels: [...density(found.triggers.upper, "rise"), ...density(found.triggers.lower, "fall")],
     marks: found.closures
+      .toReversed()
       .map((one) => ({ x: Date.parse(one.at), y: Number(one.price), colour: REASON_COLOURS[one.reason], label: closureWords(one) }))
       .filter((one) => one.x >= from),
     name: `Price of ${found.symbol}: ${exactPrice(found.price)}. ${waiting(found.triggers)}`,
   });
   byId("symbol-closures").replaceChildren(...found.closures.slice(0, LISTED).map(closureLine));
+}
+
+/** A point for each candle; a long time without a tick breaks the line. */
+function pricePoints(candles, stepMs, name) {
+  const points = [];
+  for (const candle of candles) {
+    const x = new Date(candle.at).getTime();
+    const before = points.at(-1)?.x;
+    if (before !== undefined && x - before > GAP_STEPS * stepMs) points.push({ x: before + stepMs, y: null });
+    points.push({ x, y: Number(candle[name]) });
+  }
+  return points;
 }
 
 /** The stronger a line, the more deals: by the root, so that one deal is still seen beside ten thousand. */

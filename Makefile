@@ -21,14 +21,18 @@ demo: venv ## the whole system with simulated prices and traders (admin / admin)
 run: venv ## the whole system on real prices (PRICE_SOURCE, SYMBOLS), no demo users
 	@exec $(RUN) -m cryptocraze.launch run
 
-test: venv-dev ## every test, on servers and workers of their own
-	@$(RUN) -m pytest
+# Two processes keep two processors busy: most tests wait for something. TEST_PROCESSES=0 runs one test after the other.
+TEST_PROCESSES ?= 2
+IN_PARALLEL := -n $(TEST_PROCESSES) --max-worker-restart 0
+
+test: venv-dev ## every test, on servers and workers of their own (TEST_PROCESSES=2 at a time)
+	@$(RUN) -m pytest $(IN_PARALLEL)
 
 test-unit: venv-dev ## the pure core: no server
 	@$(RUN) -m pytest -m unit
 
 test-integration: venv-dev ## real PostgreSQL, Valkey and worker processes
-	@$(RUN) -m pytest -m "integration and not load"
+	@$(RUN) -m pytest $(IN_PARALLEL) -m "integration and not load"
 
 test-load: venv-dev ## many deals, long tapes
 	@$(RUN) -m pytest -m load

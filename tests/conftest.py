@@ -15,6 +15,7 @@ import django
 import pytest
 import redis
 from servers import BIN, CHROMIUM, PROJECT, Process, Valkey
+from sharing import HandingOut, TakingTurns, hands_out
 
 from cryptocraze.embedded import EmbeddedServers, running
 
@@ -56,6 +57,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "debian: needs Debian's redis-server and postgresql-15, for TLS, and its rabbitmq-server"
     )
+    if os.environ.get("DEBIAN_TESTS") == "required" and (missing := _missing_programs(*DEBIAN_PROGRAMS, str(CHROMIUM))):
+        raise pytest.UsageError(f"DEBIAN_TESTS=required, but there is no {', '.join(missing)}")
+    if hands_out(config):
+        config.pluginmanager.register(HandingOut(config, _left_out))
+        # No server and no Django: it runs no test. The others inherit its environment, and would read the settings
+        # that our Celery application names before they have servers.
+        os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+        return
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(TakingTurns(config, _left_out))
     for name in FOREIGN_SETTINGS:
         os.environ.pop(name, None)
     os.environ |= {
@@ -93,14 +104,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker("unit" if item.path.is_relative_to(unit) else "integration")
         if item.path.is_relative_to(browser):
             item.add_marker("browser")
-    lacking = [str(path) for path in (*DEBIAN_PROGRAMS, CHROMIUM) if not Path(path).exists()]
-    if lacking and os.environ.get("DEBIAN_TESTS") == "required":
-        raise pytest.UsageError(f"DEBIAN_TESTS=required, but there is no {', '.join(lacking)}")
+            item.add_marker("alone")
     if not TAPES_DIR.is_dir():
         _leave_out(config, items, "tapes", f"no folder {TAPES_DIR} (TAPES_DIR)")
     if any(item.get_closest_marker("browser") for item in items) and not _has_chromium():
         _leave_out(config, items, "browser", "no Chromium: `playwright install chromium`")
-    if missing := [path for path in DEBIAN_PROGRAMS if not Path(path).exists()]:
+    if missing := _missing_programs(*DEBIAN_PROGRAMS):
         _leave_out(config, items, "debian", f"no {', '.join(missing)}")
 
 
@@ -112,6 +121,10 @@ def _has_chromium() -> bool:
 
     with sync_playwright() as playwright:
         return Path(playwright.chromium.executable_path).exists()
+
+
+def _missing_programs(*paths: str) -> list[str]:
+    return [path for path in paths if not Path(path).exists()]
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], marker: str, why: str) -> None:

@@ -178,6 +178,7 @@ def _quote(market: Market) -> Any:
 # --- a poison deal ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_a_poison_deal_blocks_no_other_and_ends_as_a_dead_letter(
     market: Market, celery_worker: StartWorker, redis_client: redis.Redis
 ) -> None:

@@ -259,6 +259,7 @@ def test_a_worker_that_starts_reads_the_state_before_it_consumes(live: Market, c
 # --- emergency stop -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_an_emergency_stop_does_not_wait_for_a_restart_which_then_ends(live: Market) -> None:
     live.tick("100")
     live.open(new_account(), take_profit="110")
@@ -280,6 +281,7 @@ def test_an_emergency_stop_does_not_wait_for_a_restart_which_then_ends(live: Mar
     assert state_now() == "halted"
 
 
+@pytest.mark.alone
 def test_an_emergency_stop_answers_within_a_second_while_redis_hangs(
     live: Market, valkey: Valkey, settings: Any
 ) -> None:
@@ -300,6 +302,7 @@ def test_an_emergency_stop_answers_within_a_second_while_redis_hangs(
         connect.cache_clear()
 
 
+@pytest.mark.alone
 def test_after_an_emergency_stop_in_a_mass_trigger_the_number_of_closed_deals_never_changes(
     live: Market, celery_worker: StartWorker
 ) -> None:

@@ -49,6 +49,7 @@ def web(transactional_db: None, the_system_runs: None, start_process: Callable[.
     return process, ask
 
 
+@pytest.mark.alone
 def test_a_web_process_restarts_stops_and_resumes_the_system(
     web: tuple[Process, Ask], celery_worker: Callable[..., Process]
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_published_price_closes_a_deal_and_bad_prices_never_do(
     assert driver() is None
 
 
+@pytest.mark.alone
 def test_one_process_drives_and_the_other_takes_over_without_a_gap(
     trader: Account, start_prices: Start, celery_worker: Start
 ) -> None:

@@ -75,6 +75,7 @@ def test_the_migration_can_be_taken_back_and_applied_again(schedule: None) -> No
     assert next_token() < next_token()
 
 
+@pytest.mark.alone
 def test_a_real_beat_makes_a_real_worker_sweep_every_two_seconds(
     schedule: None, start_process: Callable[..., Process], celery_worker: Callable[..., Process]
 ) -> None:

@@ -123,6 +123,7 @@ def test_run_starts_servers_and_programs_says_where_they_are_and_ctrl_c_ends_the
     assert not Path(left_behind).exists()
 
 
+@pytest.mark.alone
 def test_what_dies_comes_back_within_two_seconds_servers_too_at_the_same_address(
     launch: Callable[..., Process], folder: Path
 ) -> None:

@@ -15,7 +15,7 @@ from chaos.world import World
 TRIES = 5
 """Some harm the system mends by itself within seconds, which on a busy machine may be before we look."""
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.faults, pytest.mark.alone, pytest.mark.timeout(400)]
 
 
 class Example(NamedTuple):

@@ -21,7 +21,7 @@ from chaos.system import SYMBOLS, System, wait
 from chaos.world import World
 from servers import wait_until
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.faults, pytest.mark.alone, pytest.mark.timeout(400)]
 
 EVERY_TIMEOUT_S = 65
 """Longer than any time-out of ours: the longest is the 60 s after which a message counts as not acknowledged."""

@@ -124,6 +124,7 @@ def quiet(client: redis.Redis, processes: dict[str, int]) -> Usage:
     return usage(processes, client)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(900 if LONG else 240)
 def test_after_many_deals_memory_keys_and_connections_are_what_they_were(
     whole: System, redis_client: redis.Redis, capsys: pytest.CaptureFixture[str]

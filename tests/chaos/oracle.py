@@ -28,6 +28,11 @@ HISTORY = {
     "notification": "SELECT to_jsonb(notifications) FROM notifications WHERE deal_id = %s ORDER BY id",
 }
 
+UNTOLD = """
+SELECT deal_id, kind FROM notifications LEFT JOIN settlements ON settlements.id = settlement_id
+WHERE coalesce(published_at, told_at) IS NULL
+"""
+
 
 class _Watch(NamedTuple):
     deal_id: int
@@ -237,7 +242,7 @@ class Oracle:
         )
         findings.duplicated |= {deal_id: f"has {kind} twice" for deal_id, kind in self._system.sql(twice)}
         findings.other += [f"ledger: {row[0]}" for row in self._system.sql(statement("ledger_violations"))]
-        untold = self._system.sql("SELECT deal_id, kind FROM notifications WHERE published_at IS NULL")
+        untold = self._system.sql(UNTOLD)
         findings.other += [f"deal {deal_id}: nobody was told of {kind}" for deal_id, kind in untold]
         letters = self._system.sql("SELECT deal_id, error FROM dead_letters WHERE state = 'failed'")
         findings.other += [f"dead letter: deal {deal_id}: {error}" for deal_id, error in letters]

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -392,5 +393,4 @@ def test_a_profit_that_no_money_field_can_hold_fails_the_replay_with_the_deal_s_
     assert not (tmp_path / "closures.csv").exists()
     for log in tmp_path.glob("cryptocraze_replay_*/worker-0.log"):  # kept, and said where: they tell why
         assert str(log.parent) in done.stderr
-        log.unlink()
-        log.parent.rmdir()
+        shutil.rmtree(log.parent)

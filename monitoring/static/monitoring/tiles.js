@@ -7,8 +7,9 @@ import { everySecond, paint } from "./paint.js";
 
 const OLD_MS = 30_000; // figures come every 10 s or more; older than this is said aloud
 const MINUTE_S = 60;
+const NOT_COUNTED = "not counted yet";
 
-const known = { health: null, seen: new Map(), from: null };
+const known = { health: null, figures: null, seen: new Map(), from: null };
 
 export function start() {
   everySecond("tiles", draw);
@@ -16,6 +17,7 @@ export function start() {
 
 export function health(data) {
   known.health = data;
+  known.figures = data.figures ?? known.figures; // null while PostgreSQL is away or slow: the last ones grow old
   paint("tiles", draw);
 }
 
@@ -32,27 +34,30 @@ export function liveness({ live }) {
 }
 
 function draw() {
-  const { health: found } = known;
+  const { health: found, figures } = known;
   if (found === null) return;
   const checks = new Map(found.components.flatMap((one) => one.checks).map((one) => [one.name, one]));
   const checked = age(found.checkedAt);
-  deals(found, checks, checked);
-  rate(found.figures);
-  latency(found.figures);
+  deals(found, figures, checked);
+  rate(figures);
+  latency(figures);
+  ofCheck("unprotected", checks.get("unprotectedDeals"), count, "every deal is watched", checked);
   ofCheck("oldest", checks.get("oldestMessage"), (s) => duration(s * 1_000), "waiting in a queue", checked);
   ofCheck("letters", checks.get("deadLetters"), count, "wait for an operator", checked);
   ofCheck("swept", checks.get("sweepShare"), percent, "of closures in 10 min", checked);
 }
 
-function deals(found, checks, checked) {
-  const { figures } = found;
-  const by = new Map((figures?.openDeals ?? []).map((one) => [one.monitoring, one.deals]));
-  const open = figures ? [...by.values()].reduce((sum, deals) => sum + deals, 0) : null;
+function deals(found, figures, checked) {
+  if (figures === null) {
+    show("open", count(found.overall.watchedDeals), found.overall.watchedDeals === null ? NOT_COUNTED : "watched ones", checked);
+    show("armed", count(null), NOT_COUNTED, null);
+    return;
+  }
+  const by = new Map(figures.openDeals.map((one) => [one.monitoring, one.deals]));
+  const open = [...by.values()].reduce((sum, deals) => sum + deals, 0);
   const unwatched = (found.overall.removedDeals ?? 0) + (found.overall.expiredDeals ?? 0);
-  show("open", count(open), unwatched ? `${count(unwatched)} not watched any more` : "", age(figures?.at));
-  show("armed", count(figures ? (by.get("armed") ?? 0) : null), `${count(by.get("pending") ?? 0)} to be armed`, age(figures?.at));
-  const check = checks.get("unprotectedDeals");
-  show("unprotected", count(check?.figure), check?.figure === 0 ? "every deal is watched" : "", checked, !check?.isHealthy);
+  show("open", count(open), unwatched ? `${count(unwatched)} not watched any more` : "", age(figures.at));
+  show("armed", count(by.get("armed") ?? 0), `${count(by.get("pending") ?? 0)} to be armed`, age(figures.at));
 }
 
 function rate(figures) {
@@ -73,7 +78,8 @@ function latency(figures) {
 
 function ofCheck(tile, check, text, note, checked) {
   const unknown = check === undefined || check.figure === null;
-  show(tile, unknown ? "unknown" : text(check.figure), note, checked, check !== undefined && !check.isHealthy);
+  const bad = check !== undefined && !check.isHealthy;
+  show(tile, unknown ? "unknown" : text(check.figure), bad && tile === "unprotected" ? "" : note, checked, bad);
 }
 
 function show(tile, value, note, ageMs, bad = false) {

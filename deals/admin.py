@@ -13,15 +13,12 @@ from django.db import DatabaseError, InterfaceError, models
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
-from django.utils.functional import cached_property
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 
 from deals import admin_users, quotes, services  # noqa: F401 - registers users and groups
 from deals.admin_base import (
     NOTHING,
-    InlineFormSet,
     ReadOnlyAdmin,
-    ReadOnlyInline,
     deal_link,
     facts,
     instant,
@@ -30,8 +27,7 @@ from deals.admin_base import (
     user,
 )
 from deals.errors import DealError
-from deals.history import history
-from deals.models import Account, Deal, DealEvent, LedgerEntry, Notification
+from deals.models import Account, Deal, LedgerEntry, Notification
 from deals.money import plain
 from deals.queries import notifications
 from deals.statistics import statistics_of
@@ -110,29 +106,6 @@ class AccountAdmin(ReadOnlyAdmin):
         return NOTHING if average is None else plain(average)
 
 
-class HistoryFormSet(InlineFormSet):
-    """Rows of a deal's history with what is not stored by itself."""
-
-    @cached_property
-    def _events(self) -> list[DealEvent]:
-        return list(history(super().get_queryset()))
-
-    def get_queryset(self) -> Any:
-        """A list: nobody asks more of it than its length and its rows."""
-        return self._events
-
-
-class DealEventInline(ReadOnlyInline):
-    """What happened to a deal, oldest first."""
-
-    model = DealEvent
-    formset = HistoryFormSet
-    verbose_name_plural = "history"
-    ordering = ("pk",)
-    fields = facts(DealEvent, "at", "kind", "version", "price", "trade_id", "detector", "gap_ms", "error")
-    readonly_fields = fields
-
-
 @admin.register(Deal)
 class DealAdmin(ReadOnlyAdmin):
     """All deals; closing, arming and disarming through the services."""
@@ -165,7 +138,6 @@ class DealAdmin(ReadOnlyAdmin):
     list_filter_submit = True
     search_fields = ("account__user__username", "id__exact")
     search_help_text = "Search by user name or deal number"
-    inlines = (DealEventInline,)
     _terms = facts(Deal, "symbol", "direction", "amount", "multiplier", "open_price", "opened_at", "client_id")
     _watch = facts(
         Deal, "take_profit", "stop_loss", "upper_trigger", "lower_trigger", "monitoring", "monitoring_since",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from django.contrib import admin
 from django.db import models
-from django.forms.models import BaseInlineFormSet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -19,18 +18,21 @@ from deals.money import plain
 
 if TYPE_CHECKING:  # Unfold ships no types; its classes extend Django's
     ModelAdmin = admin.ModelAdmin[Any]
-    TabularInline = admin.TabularInline[Any, Any]
-    InlineFormSet = BaseInlineFormSet[Any, Any, Any]
 else:
-    InlineFormSet = BaseInlineFormSet  # at run time it takes no types
-    from unfold.admin import ModelAdmin, TabularInline
+    from unfold.admin import ModelAdmin
 
 Column = Callable[[Any], Any]
 NOTHING: Final = "–"
 
 
-class ReadOnlyMixin:
-    """Rows that services write and nobody edits."""
+class ReadOnlyAdmin(ModelAdmin):
+    """A list with a page for each row: rows that services write and nobody edits."""
+
+    list_fullwidth = True
+    list_per_page = 50
+    show_full_result_count = False
+    ordering: ClassVar[Any] = ("-pk",)
+    empty_value_display = NOTHING
 
     def has_add_permission(self, *_args: Any) -> bool:
         """Never."""
@@ -43,23 +45,6 @@ class ReadOnlyMixin:
     def has_delete_permission(self, _request: HttpRequest, _obj: models.Model | None = None) -> bool:
         """Never."""
         return False
-
-
-class ReadOnlyAdmin(ReadOnlyMixin, ModelAdmin):
-    """A list with a page for each row."""
-
-    list_fullwidth = True
-    list_per_page = 50
-    show_full_result_count = False
-    ordering: ClassVar[Any] = ("-pk",)
-    empty_value_display = NOTHING
-
-
-class ReadOnlyInline(ReadOnlyMixin, TabularInline):
-    """Rows below the one that they belong to."""
-
-    extra = 0
-    can_delete = False
 
 
 def number(path: str, title: str) -> Column:

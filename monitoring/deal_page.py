@@ -12,12 +12,11 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from deals.admin_base import NOTHING, utc_text
-from deals.models import CloseReason, Deal, DealEvent, Settlement, Status
+from deals.models import CloseReason, Deal, DealEvent, Status
 from deals.money import plain
 from monitoring import jobs
 from monitoring.jobs import Job, TriggerView
 
-NAMES: Final = {"take_profit": "Take Profit", "stop_loss": "Stop Loss"}
 SEEN_BY: Final = {
     "tick": "seen by a tick",
     "arm": "seen when it was armed",
@@ -96,7 +95,7 @@ def deal_page(deal_id: int) -> DealPage:
     """Read now."""
     job = jobs.explain(deal_id)
     deal = job.deal
-    received, committed = deal.received_at, _committed(deal)
+    received, committed = deal.received_at, None if deal.settlement is None else deal.settlement.committed_at
     return DealPage(
         job=job,
         deal=deal,
@@ -137,8 +136,8 @@ def _badge(job: Job) -> Figure:
 def _figures(job: Job) -> Iterator[Figure]:
     deal = job.deal
     yield Figure("Entry", plain(deal.open_price), moment=moment(deal.opened_at))
-    for name, level in (("take_profit", deal.take_profit), ("stop_loss", deal.stop_loss)):
-        yield Figure(NAMES[name], _or_nothing(level), _way_to(job, name))
+    for reason, level in ((CloseReason.TAKE_PROFIT, deal.take_profit), (CloseReason.STOP_LOSS, deal.stop_loss)):
+        yield Figure(str(reason.label), _or_nothing(level), _way_to(job, reason))
     if deal.closed_at is not None:
         yield Figure("Close", _or_nothing(deal.close_price), moment=moment(deal.closed_at))
         profit = deal.profit or Decimal(0)
@@ -222,12 +221,6 @@ def _facts(event: DealEvent) -> Iterator[str]:
     if event.gap_ms:
         yield f"first price after {length(timedelta(milliseconds=event.gap_ms))} without any"
     yield f"version {event.version}"
-
-
-def _committed(deal: Deal) -> datetime | None:
-    if deal.settlement_id is None:
-        return None
-    return Settlement.objects.values_list("committed_at", flat=True).filter(pk=deal.settlement_id).first()
 
 
 def _ways(deal: Deal, committed: datetime | None) -> Iterator[Way]:

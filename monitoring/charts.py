@@ -18,6 +18,7 @@ from django.utils import timezone
 from deals.errors import NotFound
 from deals.models import Deal
 from monitoring.jobs import found_deal
+from monitoring.prices import LAST_PRICE, LastPrice, last_price
 from monitoring.sql import statement
 from workers import book, candles, keys
 from workers.candles import COARSE_MS, FINE_MS, Candle
@@ -110,12 +111,13 @@ def symbol_chart(symbol: str, minutes: int) -> SymbolChart:
         raise NotFound(f"There is no symbol {symbol}.")
     now_ms = WALL_CLOCK.now_ms()
     from_ms, step_ms = now_ms - minutes * COARSE_MS, STEPS_MS[minutes]
-    price, age_ms = _last(symbol, now_ms)
+    last = _last(symbol, now_ms)
+    price = None if last is None else last.price
     shown = _candles(symbol, from_ms, now_ms, step_ms)
     return SymbolChart(
         symbol=symbol,
         price=price,
-        age_ms=age_ms,
+        age_ms=None if last is None else last.age_ms,
         from_at=to_datetime(from_ms),
         to_at=to_datetime(now_ms),
         step_s=step_ms // 1000,
@@ -132,10 +134,10 @@ def deal_chart(deal_id: int) -> DealChart:
     end = min(now, (deal.closed_at or now) + AROUND_DEAL)
     begin = min(max(deal.opened_at - AROUND_DEAL, now - KEPT), end)
     step_ms = _step_for(begin, end, now)
-    price, _age_ms = _last(deal.symbol, to_ms(now))
+    last = _last(deal.symbol, to_ms(now))
     return DealChart(
         deal=deal,
-        price=price,
+        price=None if last is None else last.price,
         from_at=begin,
         to_at=end,
         step_s=step_ms // 1000,
@@ -158,12 +160,9 @@ def _candles(symbol: str, from_ms: int, until_ms: int, step_ms: int) -> list[Can
     return list(candles.coarser(found, step_ms))
 
 
-def _last(symbol: str, now_ms: int) -> tuple[Decimal | None, int | None]:
+def _last(symbol: str, now_ms: int) -> LastPrice | None:
     client: Any = connect()
-    text, at, received = client.hmget(keys.price(symbol), ["price", "at", "received"])
-    if text is None:
-        return None, None
-    return Decimal(text), max(0, now_ms - min(int(at), int(received)))
+    return last_price(client.hmget(keys.price(symbol), LAST_PRICE), now_ms)
 
 
 def _near_triggers(symbol: str, price: Decimal | None, shown: Iterable[Candle]) -> NearTriggers:

@@ -16,7 +16,7 @@ from deals.history import history as history_of
 from deals.models import Deal, DealEvent, Monitoring, Status, SystemState
 from deals.money import plain
 from deals.triggers import Triggers, close_reason
-from monitoring.prices import distance_percent
+from monitoring.prices import LAST_PRICE, LastPrice, distance_percent, last_price
 from workers import book, keys
 from workers.book import Fired
 from workers.clock import WALL_CLOCK, to_datetime
@@ -36,15 +36,6 @@ class TriggerView(NamedTuple):
     price: Decimal
     distance: Decimal | None
     distance_percent: Decimal | None
-
-
-class LastPrice(NamedTuple):
-    """The symbol's last price."""
-
-    price: Decimal
-    at: datetime
-    age_ms: int
-    is_fresh: bool
 
 
 class InRedis(NamedTuple):
@@ -127,14 +118,10 @@ def _in_redis(deal: Deal) -> InRedis | None:
     try:
         fired = book.fired_among([deal.pk]).get(deal.pk)
         version = client.hget(keys.versions(deal.symbol), str(deal.pk))
-        price, at, received = client.hmget(keys.price(deal.symbol), ["price", "at", "received"])
+        fields = client.hmget(keys.price(deal.symbol), LAST_PRICE)
     except RedisError:
         return None
-    last = None
-    if price is not None:
-        age_ms = WALL_CLOCK.now_ms() - min(int(at), int(received))
-        fresh = age_ms < settings.PRICE_STALE_AFTER_S * 1000
-        last = LastPrice(Decimal(price), to_datetime(int(at)), max(0, age_ms), fresh)
+    last = last_price(fields, WALL_CLOCK.now_ms())
     return InRedis(last, None if version is None else int(version), fired)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from django.conf import settings
 
@@ -12,6 +13,18 @@ from monitoring.processes import Process, processes
 from workers import keys
 from workers.clock import WALL_CLOCK, to_datetime
 from workers.redis_client import connect
+
+LAST_PRICE: Final = ("price", "at", "received")
+"""The fields of a symbol's price that `last_price` reads."""
+
+
+class LastPrice(NamedTuple):
+    """The symbol's last price."""
+
+    price: Decimal
+    at: datetime
+    age_ms: int
+    is_fresh: bool
 
 
 class NearTrigger(NamedTuple):
@@ -59,7 +72,7 @@ def prices() -> Prices:
     client: Any = connect()
     with client.pipeline(transaction=False) as pipe:
         for symbol in settings.SYMBOLS:
-            pipe.hmget(keys.price(symbol), ["price", "at", "received", "ticks"])
+            pipe.hmget(keys.price(symbol), [*LAST_PRICE, "ticks"])
             pipe.hlen(keys.versions(symbol))
             pipe.zrange(keys.upper(symbol), 0, 0, withscores=True)
             pipe.zrange(keys.lower(symbol), 0, 0, desc=True, withscores=True)
@@ -78,17 +91,27 @@ def prices() -> Prices:
     )
 
 
+def last_price(fields: Sequence[Any], now_ms: int) -> LastPrice | None:
+    """A symbol's `price`, `at` and `received` as Redis holds them, or None when there is no price. Pure."""
+    text, at, received = fields
+    if text is None:
+        return None
+    age_ms = now_ms - min(int(at), int(received))
+    fresh = age_ms < settings.PRICE_STALE_AFTER_S * 1000
+    return LastPrice(Decimal(text), to_datetime(int(at)), max(0, age_ms), fresh)
+
+
 def _symbol(symbol: str, now_ms: int, answers: list[Any]) -> SymbolPrice:
-    (text, at, received, ticks), armed, upper, lower = answers
-    price = None if text is None else Decimal(text)
-    age_ms = None if at is None else now_ms - min(int(at), int(received))
+    (*fields, ticks), armed, upper, lower = answers
+    last = last_price(fields, now_ms)
+    price = None if last is None else last.price
     return SymbolPrice(
         symbol=symbol,
         price=price,
-        at=None if at is None else to_datetime(int(at)),
-        received_at=None if received is None else to_datetime(int(received)),
-        age_ms=None if age_ms is None else max(0, age_ms),
-        is_fresh=age_ms is not None and age_ms < settings.PRICE_STALE_AFTER_S * 1000,
+        at=None if last is None else last.at,
+        received_at=None if last is None else to_datetime(int(fields[2])),
+        age_ms=None if last is None else last.age_ms,
+        is_fresh=last is not None and last.is_fresh,
         ticks=int(ticks or 0),
         armed=armed,
         nearest_upper=_near(upper, price),

@@ -8,6 +8,7 @@ from deals.api.fields import PlainDecimal, SignedDecimal
 from deals.api.serializers import DealSerializer
 from deals.models import DealEvent
 from monitoring import jobs
+from monitoring.prices import LastPrice
 from workers.models import DeadLetter
 
 # --- jobs --------------------------------------------------------------------------------------------------------
@@ -25,7 +26,7 @@ class TriggerSerializer(serializers.Serializer[jobs.TriggerView]):
     distance_percent = SignedDecimal(allow_null=True, help_text="The same in % of the price; null as above.")
 
 
-class LastPriceSerializer(serializers.Serializer[jobs.LastPrice]):
+class LastPriceSerializer(serializers.Serializer[LastPrice]):
     """The symbol's last price."""
 
     price = PlainDecimal(help_text="USDT a unit.")

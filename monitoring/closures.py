@@ -33,6 +33,9 @@ class Latency(NamedTuple):
     max_ms: float | None
 
 
+NO_CLOSURES: Final = Latency(0, None, None, None, None)
+
+
 class FailedAttempt(NamedTuple):
     """A deal that could not be settled, once."""
 
@@ -80,7 +83,7 @@ def counts(minutes: int) -> list[Count]:
 def latencies(minutes: int) -> dict[str, Latency]:
     """The percentiles of each way."""
     known = {stage: Latency(deals, *map(rounded, figures)) for stage, deals, *figures in _rows("latencies", minutes)}
-    return {stage: known.get(stage, Latency(0, None, None, None, None)) for stage in STAGES}
+    return {stage: known.get(stage, NO_CLOSURES) for stage in STAGES}
 
 
 def recent() -> list[Deal]:

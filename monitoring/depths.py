@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import structlog
@@ -83,9 +83,3 @@ class DepthThread:
                 if sampled:
                     log.warning("depths.not_sampled", error=str(error))
                 sampled = False
-
-
-def whole_minutes(now: datetime, minutes: int) -> list[datetime]:
-    """The last minutes' beginnings, the running one included, oldest first."""
-    last = now.replace(second=0, microsecond=0)
-    return [last - timedelta(minutes=back) for back in range(minutes - 1, -1, -1)]

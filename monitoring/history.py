@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import structlog
@@ -12,7 +12,7 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from monitoring import depths
-from monitoring.closures import Latency, rounded
+from monitoring.closures import NO_CLOSURES, Latency, rounded
 from monitoring.sql import statement
 from workers import queues
 
@@ -50,7 +50,7 @@ class History(NamedTuple):
 
 def history(minutes: int) -> History:
     """The last minutes. While Redis is away closures are told all the same, and no depths."""
-    times = depths.whole_minutes(timezone.now(), minutes)
+    times = _whole_minutes(timezone.now(), minutes)
     closed = _closed(times[0])
     latencies = _latencies(times[0])
     deepest = _depths(times[0])
@@ -60,12 +60,18 @@ def history(minutes: int) -> History:
             Minute(
                 at=at,
                 closures=closed.get(at, []),
-                latency=latencies.get(at, Latency(0, None, None, None, None)),
+                latency=latencies.get(at, NO_CLOSURES),
                 queues=[QueueDepth(name, deepest.get(at, {}).get(name)) for name in names],
             )
             for at in times
         ]
     )
+
+
+def _whole_minutes(now: datetime, minutes: int) -> list[datetime]:
+    """The last minutes' beginnings, the running one included, oldest first."""
+    last = now.replace(second=0, microsecond=0)
+    return [last - timedelta(minutes=back) for back in range(minutes - 1, -1, -1)]
 
 
 def _depths(since: datetime) -> dict[datetime, depths.Depths]:

@@ -41,6 +41,12 @@ DEAL_ID = OpenApiParameter(
 )
 
 
+def _minutes_parameter(default: int, most: int, description: str) -> OpenApiParameter:
+    """What `_minutes` reads."""
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    return OpenApiParameter("minutes", schema, description=description)
+
+
 class OperatorView(APIView):
     """Staff only; one error shape; no parameter is passed over in silence."""
 
@@ -133,17 +139,13 @@ class Closures(OperatorView):
     @extend_schema(
         summary="Read the closures",
         parameters=[
-            OpenApiParameter(
-                "minutes",
-                {"type": "integer", "minimum": 1, "maximum": MOST_MINUTES, "default": DEFAULT_MINUTES},
-                description="How many minutes the figures reach back.",
-            )
+            _minutes_parameter(DEFAULT_MINUTES, MOST_MINUTES, "How many minutes the figures reach back."),
         ],
         responses={200: wire.ClosuresSerializer, **refusals(400, 401, 403, 429, 503)},
     )
     def get(self, request: Request) -> Response:
         """Counts by reason and detector, success rate, latency percentiles, the latest closures and errors."""
-        minutes = _whole_number(request.query_params.get("minutes", str(DEFAULT_MINUTES)), "minutes", MOST_MINUTES)
+        minutes = _minutes(request, DEFAULT_MINUTES, MOST_MINUTES)
         return Response(wire.ClosuresSerializer(closures.closures(minutes)).data)
 
 
@@ -155,18 +157,13 @@ class History(OperatorView):
     @extend_schema(
         summary="Read the last minutes one by one",
         parameters=[
-            OpenApiParameter(
-                "minutes",
-                {"type": "integer", "minimum": 1, "maximum": MOST_HISTORY_MINUTES, "default": HISTORY_MINUTES},
-                description="How many minutes, the running one included.",
-            )
+            _minutes_parameter(HISTORY_MINUTES, MOST_HISTORY_MINUTES, "How many minutes, the running one included."),
         ],
         responses={200: wire.HistorySerializer, **refusals(400, 401, 403, 429, 503)},
     )
     def get(self, request: Request) -> Response:
         """Each minute's closures by reason, latency percentiles, and the most messages that waited in each queue."""
-        text = request.query_params.get("minutes", str(HISTORY_MINUTES))
-        minutes = _whole_number(text, "minutes", MOST_HISTORY_MINUTES)
+        minutes = _minutes(request, HISTORY_MINUTES, MOST_HISTORY_MINUTES)
         return Response(wire.HistorySerializer(history.history(minutes)).data)
 
 
@@ -283,9 +280,11 @@ def deal_number(path: dict[str, str]) -> int:
     return int(text)
 
 
-def _whole_number(text: str, name: str, most: int) -> int:
+def _minutes(request: Request, default: int, most: int) -> int:
+    """The parameter `minutes`. Raises ValidationError `invalid_minutes`."""
+    text = request.query_params.get("minutes", str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and 1 <= int(text) <= most):
-        raise ValidationError({name: f"It must be a whole number from 1 to {most}."})
+        raise ValidationError({"minutes": f"It must be a whole number from 1 to {most}."})
     return int(text)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
@@ -15,6 +14,7 @@ from redis.exceptions import RedisError
 from workers import keys, queues
 from workers.clock import WALL_CLOCK, to_datetime
 from workers.redis_client import connect
+from workers.repeating import RepeatingThread
 
 log = structlog.get_logger(__name__)
 
@@ -54,32 +54,16 @@ def by_minute(since: datetime) -> dict[datetime, Depths]:
     return dict(minutes)
 
 
-class DepthThread:
-    """Samples until it is stopped; `alive()` says that the process's real work goes on. Who is away is logged once."""
+class DepthThread(RepeatingThread):
+    """Samples until it is stopped; `alive()` says that the process's real work goes on."""
 
     def __init__(self, alive: Callable[[], bool]) -> None:
-        self._alive = alive
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="queue-depths", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; waits at most a few seconds for a sample that is under way."""
-        self._ended.set()
-        self._thread.join(timeout=EVERY_S)
-
-    def _run(self) -> None:
-        sampled = True
-        while not self._ended.wait(EVERY_S):
-            if not self._alive():
-                continue
-            try:
-                sample()
-                sampled = True
-            except (RedisError, BrokerError, OSError) as error:
-                if sampled:
-                    log.warning("depths.not_sampled", error=str(error))
-                sampled = False
+        super().__init__(
+            sample,
+            name="queue-depths",
+            every_s=EVERY_S,
+            alive=alive,
+            away=(RedisError, BrokerError, OSError),
+            missed=lambda error: log.warning("depths.not_sampled", error=str(error)),
+            at_once=False,
+        )

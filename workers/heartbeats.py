@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +20,7 @@ from redis.exceptions import RedisError
 from workers import keys
 from workers.clock import WALL_CLOCK
 from workers.redis_client import connect
+from workers.repeating import RepeatingThread
 
 log = structlog.get_logger(__name__)
 
@@ -91,44 +91,27 @@ def process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-class SignThread:
-    """Writes a sign every 2 s from a thread, for as long as `alive()` says that the process's real work goes on.
-
-    So a process whose main loop hangs loses its sign although its threads still run.
-    """
+class SignThread(RepeatingThread):
+    """Writes a sign every 2 s from a thread, for as long as `alive()` says that the process's real work goes on."""
 
     def __init__(self, sign: Sign, *, facts: Callable[[], Facts], alive: Callable[[], bool]) -> None:
+        super().__init__(
+            lambda: sign.write(facts()),
+            name=f"heartbeat-{sign.role}",
+            every_s=EVERY_S,
+            alive=alive,
+            away=(RedisError,),
+            missed=lambda error: log.warning("heartbeat.not_written", role=sign.role, error=str(error)),
+        )
         self._sign = sign
-        self._facts = facts
-        self._alive = alive
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"heartbeat-{sign.role}", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
 
     def stop(self) -> None:
         """End and take the sign away; waits at most a few seconds for a write that is under way."""
-        self._ended.set()
-        self._thread.join(timeout=EVERY_S)
+        super().stop()
         try:
             self._sign.erase()
         except RedisError as error:
             log.warning("heartbeat.not_erased", role=self._sign.role, error=str(error))
-
-    def _run(self) -> None:
-        written = True
-        while not self._ended.is_set():
-            if self._alive():
-                try:
-                    self._sign.write(self._facts())
-                    written = True
-                except RedisError as error:
-                    if written:  # once, not every 2 s while Redis is away
-                        log.warning("heartbeat.not_written", role=self._sign.role, error=str(error))
-                    written = False
-            self._ended.wait(EVERY_S)
 
 
 def read_beats(client: Redis | None = None) -> list[Beat]:

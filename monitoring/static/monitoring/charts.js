@@ -47,7 +47,7 @@ export function timeChart(canvas, what) {
 }
 
 /** The value of a colour of theme.css, with an opacity of 0–1. */
-export function colourOf(name, opacity = 1) {
+function colourOf(name, opacity = 1) {
   const value = getComputedStyle(document.documentElement).getPropertyValue(`--mon-${name}`).trim();
   return opacity === 1 ? value : `color-mix(in srgb, ${value} ${Math.round(opacity * 100)}%, transparent)`;
 }

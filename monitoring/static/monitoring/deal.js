@@ -1,10 +1,10 @@
 // A deal's page: draws its chart, and while the deal is open reads page and chart again every 5 s.
 
+import { candlePoints } from "./candles.js";
 import { timeChart } from "./charts.js";
 import { exactPrice, roundPrice, wholeTime } from "./format.js";
 
 const EVERY_MS = 5_000;
-const GAP_STEPS = 4;
 const instant = new Intl.DateTimeFormat(undefined, {
   day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, timeZoneName: "short",
 });
@@ -17,17 +17,6 @@ let chart = null;
 function isNear(level, low, high) {
   const reach = Math.max(2 * (high - low), 0.01 * high);
   return level > low - reach && level < high + reach;
-}
-
-/** One point a candle, in its middle; a long time without a tick breaks the line. */
-function line(candles, stepMs, field) {
-  const points = [];
-  candles.forEach((candle, number) => {
-    const before = candles[number - 1];
-    if (before && candle.at - before.at > GAP_STEPS * stepMs) points.push({ x: before.at + stepMs, y: null });
-    points.push({ x: candle.at + stepMs / 2, y: Number(candle[field]) });
-  });
-  return points;
 }
 
 /** Horizontal lines. Where two lie so close that their names would cover each other, the entry stays without one. */
@@ -65,17 +54,16 @@ function textOf(told, far) {
 }
 
 function draw(told) {
-  for (const candle of told.candles) candle.at = Date.parse(candle.at);
-  const stepMs = told.stepS * 1_000;
+  const line = (field) => candlePoints(told.candles, told.stepS * 1_000, field, 0.5);
   const prices = told.candles.flatMap((candle) => [Number(candle.low), Number(candle.high)]);
   const shown = [...prices, Number(told.openPrice), ...(told.closePrice === null ? [] : [Number(told.closePrice)])];
   const levels = levelsOf(told, Math.min(...shown), Math.max(...shown));
-  const close = line(told.candles, stepMs, "close");
+  const close = line("close");
   if (told.closedAt === null && told.price !== null && close.length) close.push({ x: Date.parse(told.to), y: Number(told.price) });
   const what = {
     series: [
-      { label: "Highest", colour: "line-pale", points: line(told.candles, stepMs, "high"), width: 0 },
-      { label: "Lowest", colour: "line-pale", points: line(told.candles, stepMs, "low"), width: 0, fill: "-1" },
+      { label: "Highest", colour: "line-pale", points: line("high"), width: 0 },
+      { label: "Lowest", colour: "line-pale", points: line("low"), width: 0, fill: "-1" },
       { label: "Price", colour: "line", points: close },
     ],
     levels,

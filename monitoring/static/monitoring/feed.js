@@ -3,10 +3,10 @@
 
 import { dealAddress, read, userAddress } from "./api.js";
 import { now } from "./clock.js";
+import { profit, reasonChip } from "./closure.js";
 import { byId, linked, make, setText } from "./dom.js";
-import { clockSeconds, count, duration, exactPrice, signedMoney, wholeTime } from "./format.js";
+import { clockSeconds, count, duration, exactPrice, wholeTime } from "./format.js";
 import { paint } from "./paint.js";
-import { REASON_WORDS } from "./symbol.js";
 
 const KEEP = 200;
 const KEEP_NEW = 40;
@@ -75,14 +75,13 @@ function line(one) {
     return make("li", { class: "feed-unnamed" }, `and ${count(one.unnamed)} more at ${clockSeconds(one.at)}`);
   }
   const deal = make("span", { class: "feed-deal" }, linked(dealAddress(one.dealId), `deal ${one.dealId}`), ` ${one.symbol}`);
-  const gain = Number(one.profit) < 0 ? "loss" : "gain";
   const time = make("time", { class: "feed-more quiet", datetime: new Date(one.at).toISOString(), title: wholeTime(one.at) }, clockSeconds(one.at));
   const more = make("span", { class: "feed-more quiet" }, linked(userAddress(one.userId), `user ${one.userId}`), ` at ${exactPrice(one.closePrice)}`);
   return make(
     "li", { "data-deal": one.dealId },
-    make("span", { class: `reason-chip ${one.reason}` }, REASON_WORDS[one.reason] ?? one.reason),
+    reasonChip(one.reason),
     deal,
-    make("span", { class: `profit ${gain}` }, signedMoney(one.profit)),
+    profit(one.profit),
     time,
     more,
     make("span", { class: "feed-latency quiet", title: "From the tick to the commit" }, one.latencyMs === null ? "" : duration(one.latencyMs)),

@@ -12,7 +12,7 @@ const exact = new Intl.DateTimeFormat(undefined, {
   day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short",
 });
 
-export const NOTHING = "–";
+const NOTHING = "–";
 
 const given = (value) => value !== null && value !== undefined;
 

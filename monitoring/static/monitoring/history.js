@@ -3,6 +3,7 @@
 import { read } from "./api.js";
 import { now } from "./clock.js";
 import { timeChart } from "./charts.js";
+import { REASONS } from "./closure.js";
 import { byId, setText } from "./dom.js";
 import { count, duration, shortCount } from "./format.js";
 import { paint } from "./paint.js";
@@ -10,7 +11,6 @@ import { paint } from "./paint.js";
 const MINUTES = 15;
 const EVERY_MS = 30_000;
 const MINUTE_MS = 60_000;
-const REASONS = [["take_profit", "Take Profit", "rise"], ["stop_loss", "Stop Loss", "fall"], ["manual", "by hand", "other"]];
 const PERCENTILES = [["p50Ms", "p50", "line-pale"], ["p95Ms", "p95", "line-soft"], ["p99Ms", "p99", "line"]];
 const QUEUE_COLOURS = { closures: "line", sweep: "violet", default: "other" };
 
@@ -84,7 +84,7 @@ function empty(id, filled, text) {
 }
 
 const closureSeries = (minutes) =>
-  REASONS.map(([reason, label, colour]) => ({
+  Object.entries(REASONS).map(([reason, { word: label, colour }]) => ({
     label, colour, points: minutes.map((one) => ({ x: one.at, y: one.closures.get(reason) ?? 0 })),
   }));
 
@@ -102,7 +102,7 @@ function depthSeries(minutes) {
 }
 
 function closuresName(minutes) {
-  const sums = REASONS.map(([reason, label]) => `${label} ${count(minutes.reduce((sum, one) => sum + (one.closures.get(reason) ?? 0), 0))}`);
+  const sums = Object.entries(REASONS).map(([reason, { word: label }]) => `${label} ${count(minutes.reduce((sum, one) => sum + (one.closures.get(reason) ?? 0), 0))}`);
   return `Closures of the last 15 minutes: ${sums.join(", ")}.`;
 }
 

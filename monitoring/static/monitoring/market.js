@@ -41,9 +41,6 @@ export function prices(data) {
   paint("market", draw);
 }
 
-/** What a symbol's own chart may begin with. */
-export const priceOf = (symbol) => known.prices.get(symbol);
-
 function makeRow(symbol) {
   const button = make("button", { type: "button", class: "symbol-name", title: `Show ${symbol}` }, symbol);
   button.addEventListener("click", () => openSymbol(symbol));
@@ -119,7 +116,7 @@ async function loadPasts() {
   try {
     const past = await read("prices/history");
     for (const [symbol, points] of Object.entries(past.symbols)) {
-      known.pasts.set(symbol, points.map(([at, price]) => [typeof at === "number" ? at : Date.parse(at), Number(price)]));
+      known.pasts.set(symbol, points.map(([at, price]) => [at, Number(price)]));
     }
   } catch {
     // The rows say what is now; the past is drawn when it can be read again.

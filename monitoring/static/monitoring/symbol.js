@@ -1,15 +1,14 @@
 // One symbol in a dialog: its price, the triggers that wait near it as lines, and its closures as marks.
 
 import { dealAddress, read } from "./api.js";
+import { candlePoints } from "./candles.js";
 import { timeChart } from "./charts.js";
-import { byId, make, setText } from "./dom.js";
+import { REASONS, profit, reasonChip, reasonWord } from "./closure.js";
+import { byId, linked, make, setText } from "./dom.js";
 import { clockSeconds, count, exactPrice, roundPrice, signedMoney, wholeTime } from "./format.js";
 
 const EVERY_MS = 5_000;
 const LISTED = 20;
-const GAP_STEPS = 4;
-const REASON_COLOURS = { take_profit: "rise", stop_loss: "fall", manual: "other" };
-export const REASON_WORDS = { take_profit: "Take Profit", stop_loss: "Stop Loss", manual: "by hand" };
 
 const shown = { symbol: null, minutes: 60, chart: null, timer: null };
 
@@ -62,7 +61,7 @@ async function load() {
 
 function draw(found) {
   setText(byId("symbol-price"), exactPrice(found.price));
-  const line = (name) => pricePoints(found.candles, found.stepS * 1_000, name);
+  const line = (name) => candlePoints(found.candles, found.stepS * 1_000, name);
   const to = Date.now();
   const from = to - shown.minutes * 60_000;
   shown.chart.set({
@@ -76,23 +75,11 @@ function draw(found) {
     levels: [...density(found.triggers.upper, "rise"), ...density(found.triggers.lower, "fall")],
     marks: found.closures
       .toReversed()
-      .map((one) => ({ x: Date.parse(one.at), y: Number(one.price), colour: REASON_COLOURS[one.reason], label: closureWords(one) }))
+      .map((one) => ({ x: Date.parse(one.at), y: Number(one.price), colour: REASONS[one.reason]?.colour, label: closureWords(one) }))
       .filter((one) => one.x >= from),
     name: `Price of ${found.symbol}: ${exactPrice(found.price)}. ${waiting(found.triggers)}`,
   });
   byId("symbol-closures").replaceChildren(...found.closures.slice(0, LISTED).map(closureLine));
-}
-
-/** A point for each candle; a long time without a tick breaks the line. */
-function pricePoints(candles, stepMs, name) {
-  const points = [];
-  for (const candle of candles) {
-    const x = new Date(candle.at).getTime();
-    const before = points.at(-1)?.x;
-    if (before !== undefined && x - before > GAP_STEPS * stepMs) points.push({ x: before + stepMs, y: null });
-    points.push({ x, y: Number(candle[name]) });
-  }
-  return points;
 }
 
 /** The stronger a line, the more deals: by the root, so that one deal is still seen beside ten thousand. */
@@ -106,16 +93,14 @@ function waiting({ upper, lower }) {
   return `${count(sum(upper))} triggers wait near it above and ${count(sum(lower))} below.`;
 }
 
-const closureWords = (one) => `deal ${one.dealId}, ${REASON_WORDS[one.reason] ?? one.reason}, ${exactPrice(one.price)}, ${signedMoney(one.profit)}`;
+const closureWords = (one) => `deal ${one.dealId}, ${reasonWord(one.reason)}, ${exactPrice(one.price)}, ${signedMoney(one.profit)}`;
 
 function closureLine(one) {
-  const address = dealAddress(one.dealId);
-  const name = address ? make("a", { href: address }, `deal ${one.dealId}`) : `deal ${one.dealId}`;
   return make(
     "li", {},
-    make("span", { class: `reason-chip ${one.reason}` }, REASON_WORDS[one.reason] ?? one.reason),
-    make("span", { class: "feed-deal" }, name),
-    make("span", { class: `profit ${Number(one.profit) < 0 ? "loss" : "gain"}` }, signedMoney(one.profit)),
+    reasonChip(one.reason),
+    make("span", { class: "feed-deal" }, linked(dealAddress(one.dealId), `deal ${one.dealId}`)),
+    profit(one.profit),
     make("time", { class: "feed-more quiet", datetime: one.at, title: wholeTime(Date.parse(one.at)) }, clockSeconds(Date.parse(one.at))),
     make("span", { class: "feed-more quiet" }, `at ${exactPrice(one.price)}`),
   );

@@ -21,7 +21,8 @@ from bench.market import Market
 
 async def run(symbols: list[str]) -> None:
     """Drive these symbols until told to end."""
-    from workers.engine import PriceEngine, next_token
+    from workers.drivers import next_token
+    from workers.engine import PriceEngine
 
     engine = PriceEngine(symbols, token=await asyncio.to_thread(next_token))
     market = Market(symbols, answer=_say, backlog=lambda: len(engine.backlog), drained=engine.flush)

@@ -13,7 +13,8 @@ from market import BTC, ETH
 from servers import wait_until
 
 from workers.book import Fired
-from workers.engine import PriceEngine, next_token
+from workers.drivers import next_token
+from workers.engine import PriceEngine
 from workers.sources.base import Heartbeat, Tick
 
 

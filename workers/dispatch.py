@@ -25,7 +25,7 @@ def send_closures(fired: Sequence[Fired]) -> None:
 
     The deals go by number, not by price as the book gives them: then what a batch touches lies together in PostgreSQL.
     """
-    for batch in batches(sorted(fired, key=_number)):
+    for batch in batches(sorted(fired, key=attrgetter("deal_id"))):
         message = [[item.deal_id, item.entry] for item in batch]
         crash_point("hand_over.before_message")
         try:
@@ -71,9 +71,6 @@ def batches(fired: Sequence[Fired]) -> Iterator[Sequence[Fired]]:
     """Cut into batches of at most 500."""
     for start in range(0, len(fired), BATCH):
         yield fired[start : start + BATCH]
-
-
-_number: Final = attrgetter("deal_id")
 
 
 def describe(batch: Sequence[Fired]) -> str:

@@ -16,6 +16,13 @@ from workers.models import PriceDriver
 from workers.sql import statement
 
 
+def next_token() -> int:
+    """A fencing token: it rises for ever, because PostgreSQL keeps it. Raises django.db.OperationalError."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval('price_fencing_token')")
+        return int(cursor.fetchone()[0])
+
+
 def record(
     symbols: Collection[str],
     *,

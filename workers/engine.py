@@ -18,7 +18,6 @@ from typing import Final
 
 import structlog
 from django.conf import settings
-from django.db import connection
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
@@ -58,13 +57,6 @@ SEND_LIMIT_S: Final = 1.5
 """How long sending may take before the broker counts as away."""
 REPORT_S: Final = 10.0
 TOKEN_RESERVE: Final = 1_000_000
-
-
-def next_token() -> int:
-    """A fencing token: it rises for ever, because PostgreSQL keeps it. Raises django.db.OperationalError."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT nextval('price_fencing_token')")
-        return int(cursor.fetchone()[0])
 
 
 def _say_late(sending: asyncio.Future[None]) -> None:
@@ -273,7 +265,7 @@ class PriceEngine:
 
     async def renew_token(self) -> None:
         """Number prices under a newer fencing token from now on."""
-        self.token = self._newest_token = await in_thread(next_token)
+        self.token = self._newest_token = await in_thread(drivers.next_token)
         self.board.restart(self.token)
 
     async def _take_over(self, symbols: set[str]) -> None:

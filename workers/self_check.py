@@ -17,7 +17,8 @@ from deals.errors import DealError
 from deals.models import Account, Deal, Monitoring, Status
 from deals.quotes import Quote
 from workers.clock import WALL_CLOCK, to_datetime
-from workers.engine import PriceEngine, next_token
+from workers.drivers import next_token
+from workers.engine import PriceEngine
 from workers.operations import Failed, Run
 from workers.prices import Price
 from workers.sources.base import Tick

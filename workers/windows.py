@@ -171,22 +171,21 @@ def from_redis(symbols: Iterable[str], swept: Mapping[str, int]) -> list[SymbolW
 
     Raises redis.RedisError.
     """
-    names = list(symbols)
+    since = {symbol: swept.get(symbol, 0) for symbol in symbols}
     with connect().pipeline(transaction=True) as pipe:
-        for symbol in names:
+        for symbol, position in since.items():
             pipe.hgetall(keys.price(symbol))
             pipe.xrange(keys.window(symbol), count=1)
             # From the bucket that holds the position on: it may have grown. What was seen of it before is found again
             # only if Redis has lost it since: what was settled is not watched, and what has fired stays.
-            pipe.xrevrange(keys.window(symbol), max=f"{swept.get(symbol, 0)}-0", count=1)
-            pipe.xrange(keys.window(symbol), min=f"({swept.get(symbol, 0)}-0")
+            pipe.xrevrange(keys.window(symbol), max=f"{position}-0", count=1)
+            pipe.xrange(keys.window(symbol), min=f"({position}-0")
         answers = pipe.execute()
     windows = []
-    for number, symbol in enumerate(names):
+    for number, (symbol, position) in enumerate(since.items()):
         price, oldest, held, after = answers[4 * number : 4 * number + 4]
-        if "price" not in price or int(price["seq"]) <= swept.get(symbol, 0):
-            continue
-        windows.append(_window(symbol, price, oldest, held + after, swept.get(symbol, 0)))
+        if "price" in price and int(price["seq"]) > position:
+            windows.append(_window(symbol, price, oldest, held + after, position))
     return windows
 
 

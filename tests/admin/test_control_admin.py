@@ -20,7 +20,7 @@ from deals.queries import current_state
 from deals.settlement import Failure
 from workers import book, dead_letters, groups, system
 from workers.clock import WALL_CLOCK
-from workers.engine import next_token
+from workers.drivers import next_token
 from workers.models import AuditEntry, DeadLetter, JobLog, Operation
 from workers.redis_client import connect
 

@@ -24,7 +24,7 @@ from monitoring.api import control_views
 from workers import book, dead_letters, groups, keys, operations, system
 from workers.clock import WALL_CLOCK
 from workers.dispatch import send_closures
-from workers.engine import next_token
+from workers.drivers import next_token
 from workers.models import AuditEntry, DeadLetter, Operation
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import connect

@@ -29,7 +29,7 @@ def market(transactional_db: None, the_system_runs: None, clock: TapeClock) -> I
     from market import Market
 
     from workers import system
-    from workers.engine import next_token
+    from workers.drivers import next_token
 
     system.refresh_state()
     market = Market(clock=clock, token=next_token())

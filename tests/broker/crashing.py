@@ -108,7 +108,7 @@ def tick(price: str, now_ms: int, trade_id: int) -> None:
     from market import Market
 
     from workers.dispatch import send_closures
-    from workers.engine import next_token
+    from workers.drivers import next_token
 
     send_closures(Market(clock=_clock(now_ms), token=next_token()).tick(price, at_ms=now_ms, trade_id=trade_id))
 

@@ -12,7 +12,7 @@ from market import BTC, Market, lose_from_book
 from deals.errors import Unavailable
 from deals.models import Account, Deal, Monitoring, Status
 from workers import book, keys, queues, sweep, system
-from workers.engine import next_token
+from workers.drivers import next_token
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import connect
 from workers.sources.base import Tick

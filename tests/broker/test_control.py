@@ -24,7 +24,7 @@ from workers import book, control, in_flight, keys, operations, pools, self_chec
 from workers.audit import Actor
 from workers.clock import WALL_CLOCK
 from workers.dispatch import send_closures
-from workers.engine import next_token
+from workers.drivers import next_token
 from workers.manager import worker_manager
 from workers.models import AuditEntry, Operation
 from workers.operations import Run, Started

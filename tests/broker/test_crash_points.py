@@ -27,7 +27,7 @@ from workers.book import read_fired
 from workers.clock import TapeClock, to_datetime
 from workers.closing import Closer
 from workers.dispatch import send_closures
-from workers.engine import next_token
+from workers.drivers import next_token
 from workers.models import AuditEntry, DeadLetter
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import connect

@@ -21,7 +21,7 @@ from deals.queries import watch_rows
 from deals.settlement import settle
 from workers import book, keys, reconcile, sweep, system
 from workers.clock import TapeClock
-from workers.engine import next_token
+from workers.drivers import next_token
 from workers.redis_client import connect
 
 

@@ -22,7 +22,7 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTa
 from servers import Process, wait_until
 
 from workers import system
-from workers.engine import next_token
+from workers.drivers import next_token
 
 MIGRATION = importlib.import_module("workers.migrations.0002_tokens_and_schedule")
 OURS = ["workers.housekeeping", "workers.reconcile", "workers.sweep"]

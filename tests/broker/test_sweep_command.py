@@ -19,7 +19,7 @@ from deals import state
 from deals.models import Deal, LedgerEntry, Status
 from workers import book, keys, queues, reconcile, system
 from workers.clock import WALL_CLOCK
-from workers.engine import next_token
+from workers.drivers import next_token
 from workers.management.commands import sweep as command
 from workers.redis_client import connect
 from workers.sweep import SWEEP_LOCK

@@ -24,7 +24,7 @@ from deals.settlement import Failure
 from workers import book, dead_letters, system
 from workers.clock import WALL_CLOCK
 from workers.dispatch import send_closures
-from workers.engine import next_token
+from workers.drivers import next_token
 from workers.models import AuditEntry, DeadLetter, Operation
 
 Manage = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -28,7 +28,7 @@ from deals.settlement import Due, settle
 from workers import book, keys, reconcile, sweep, system
 from workers.clock import WALL_CLOCK, TapeClock, to_datetime
 from workers.dispatch import send_closures
-from workers.engine import next_token
+from workers.drivers import next_token
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import connect
 from workers.tasks import close_deals

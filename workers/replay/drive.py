@@ -22,7 +22,8 @@ from deals.models import Deal, Monitoring
 from workers import book, keys, queues, sweep, system
 from workers.clock import TapeClock
 from workers.dispatch import send_closures
-from workers.engine import FLUSH_LIMIT, PriceEngine, next_token
+from workers.drivers import next_token
+from workers.engine import FLUSH_LIMIT, PriceEngine
 from workers.models import DeadLetter
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import connect

@@ -12,7 +12,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from workers.clock import WALL_CLOCK
-from workers.engine import PriceEngine, next_token
+from workers.drivers import next_token
+from workers.engine import PriceEngine
 from workers.sources import SOURCE_NAMES, SourceError, build_source
 
 

@@ -44,7 +44,7 @@ POSTGRES_SETTINGS = {
     "unix_socket_permissions": "0700",
     "track_commit_timestamp": "on",
     "max_connections": "200",
-    "shared_buffers": "128MB",
+    "shared_buffers": "512MB",
 }
 # For throw-away servers of tests only: what was committed may be lost when the machine dies.
 NOT_DURABLE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

@@ -14,6 +14,7 @@ PRICE_SIGNIFICANT_DIGITS: Final = 15
 """Different prices of at most 15 significant digits are different IEEE 754 doubles (the trigger book's scores)."""
 
 MONEY_QUANTUM: Final = Decimal(1).scaleb(-MONEY_PLACES)
+_NOTHING: Final = Decimal(0).quantize(MONEY_QUANTUM)
 ARITHMETIC: Final = Context(prec=50, rounding=ROUND_HALF_EVEN)
 """Every product and quotient is taken at 50 digits; only the result is rounded."""
 
@@ -66,7 +67,7 @@ def check_amount(amount: Decimal) -> None:
 
 def round_money(value: Decimal) -> Decimal:
     """Round to 8 decimals, half to even; nothing rounds to negative zero."""
-    return ARITHMETIC.plus(value.quantize(MONEY_QUANTUM, context=ARITHMETIC))
+    return value.quantize(MONEY_QUANTUM, context=ARITHMETIC) or _NOTHING
 
 
 def plain(value: Decimal) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple, TypeVar
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 from django.conf import settings
@@ -134,13 +135,17 @@ def settle(batch: Sequence[Due], *, started_at: datetime | None = None) -> Repor
 
     `started_at` is when the work began, now if not given.
 
-    Safe to run twice: what is closed already is reported as gone. A data error splits the batch by savepoints
-    until only the culprit is left, which is reported as failed. Raises Unavailable `system_not_running`, and
-    OperationalError or InterfaceError when PostgreSQL cannot be reached or the conflict did not go away.
+    Safe to run twice: what is closed already is reported as gone. After a data error all of it runs again, and splits
+    the batch by savepoints until only the culprit is left, which is reported as failed. Raises Unavailable
+    `system_not_running`, and OperationalError or InterfaceError when PostgreSQL cannot be reached or the conflict did
+    not go away.
     """
     began_at = started_at or timezone.now()
     by_id = {due.deal_id: due for due in batch}
-    report, settlement_ids = retry_conflicts(lambda: _settle_once(by_id, began_at))
+    try:
+        report, settlement_ids = retry_conflicts(lambda: _settle_once(by_id, began_at, _execute_all))
+    except (DataError, IntegrityError):
+        report, settlement_ids = retry_conflicts(lambda: _settle_once(by_id, began_at, _execute_parts))
     crash_point("settle.after_commit")
     report.started_at, report.committed_at = began_at, _record_commit(settlement_ids)
     _log(report)
@@ -189,13 +194,18 @@ def retry_conflicts(work: Callable[[], T]) -> T:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _settle_once(by_id: dict[int, Due], started_at: datetime) -> tuple[Report, list[int]]:
+Write = Callable[[list["_Closing"], datetime, "Report"], list[int]]
+"""Writes closings, adds them to the report, and returns the ids of their settlements."""
+
+
+def _settle_once(by_id: dict[int, Due], started_at: datetime, write: Write) -> tuple[Report, list[int]]:
     report = Report()
     with transaction.atomic():
         locks.hold_stop_lock(locks.MAY_SETTLE)
         deals = _lock(sorted(by_id))
         crash_point("settle.after_locks")
-        settlement_ids = _write(_decide(by_id, deals, report), started_at, report)
+        closings = _decide(by_id, deals, report)
+        settlement_ids = write(closings, started_at, report) if closings else []
         crash_point("settle.before_commit")
     return report, settlement_ids
 
@@ -223,12 +233,13 @@ def record_lost_commits() -> int:
 def _lock(ids: list[int]) -> list[_Locked]:
     with connection.cursor() as cursor:
         cursor.execute(statement("lock_for_settlement"), {"ids": array(ids)})
-        return [_Locked(*row) for row in cursor.fetchall()]
+        return [_Locked._make(row) for row in cursor.fetchall()]
 
 
 def _decide(by_id: dict[int, Due], deals: list[_Locked], report: Report) -> list[_Closing]:
     """Sort the batch into what closes, what is gone and what has changed."""
     closings = []
+    rate = settings.COMMISSION_RATE
     report.gone.extend(sorted(by_id.keys() - {deal.id for deal in deals}))
     for deal in deals:
         due = by_id[deal.id]
@@ -237,7 +248,7 @@ def _decide(by_id: dict[int, Due], deals: list[_Locked], report: Report) -> list
             if reason is None:
                 report.changed.append(deal.id)
             else:
-                closings.append(_Closing(deal, due, reason, _outcome(deal, due)))
+                closings.append(_Closing(deal, due, reason, _outcome(deal, due, rate)))
         except ArithmeticError as error:
             report.failed.append(Failure(due, error))
     return closings
@@ -251,33 +262,43 @@ def _reason(deal: _Locked, due: Due) -> str | None:
     return close_reason(deal.direction, Triggers(deal.upper_trigger, deal.lower_trigger), due.price)
 
 
-def _outcome(deal: _Locked, due: Due) -> Outcome:
+def _outcome(deal: _Locked, due: Due, rate: Decimal) -> Outcome:
     return close_outcome(
         direction=deal.direction,
         amount=deal.amount,
         multiplier=deal.multiplier,
         open_price=deal.open_price,
         close_price=due.price,
-        commission_rate=settings.COMMISSION_RATE,
+        commission_rate=rate,
     )
 
 
-def _write(closings: list[_Closing], started_at: datetime, report: Report) -> list[int]:
-    """Write the closings in a savepoint; on a data error write the halves, down to the single culprit."""
-    if not closings:
-        return []
+def _execute_all(closings: list[_Closing], started_at: datetime, report: Report) -> list[int]:
+    """All at once: a data error takes the transaction with it. As a rule there is none: no savepoint to wait for."""
+    written = _execute(closings, started_at)
+    report.closed.extend(_closure(closing, written[closing.deal.id]) for closing in closings)
+    return [next(iter(written.values())).settlement_id]
+
+
+def _execute_parts(closings: list[_Closing], started_at: datetime, report: Report) -> list[int]:
+    """In a savepoint; on a data error the halves, down to the single culprit."""
     try:
         with transaction.atomic():
-            written = _execute(closings, started_at)
+            return _execute_all(closings, started_at, report)
     except (DataError, IntegrityError) as error:
         if len(closings) == 1:
             report.failed.append(Failure(closings[0].due, error))
             return []
-        middle = len(closings) // 2
-        first = _write(closings[:middle], started_at, report)
-        return first + _write(closings[middle:], started_at, report)
-    report.closed.extend(_closure(closing, written[closing.deal.id]) for closing in closings)
-    return [next(iter(written.values())).settlement_id]
+    middle = len(closings) // 2
+    return [
+        settlement_id
+        for half in (closings[:middle], closings[middle:])
+        for settlement_id in _execute_parts(half, started_at, report)
+    ]
+
+
+OUTCOMES: Final = ("volumes", "commissions", "profits", "payouts")
+"""The fields of Outcome as write_settlement.sql names them."""
 
 
 class _Written(NamedTuple):
@@ -288,20 +309,27 @@ class _Written(NamedTuple):
 
 def _execute(closings: list[_Closing], started_at: datetime) -> dict[int, _Written]:
     closed_at = timezone.now()
+    firings: dict[Any, int] = {}
+    """What many deals share, numbered from 1: the reason, and of `Due` all from the price on."""
+    deals: dict[str, Any] = {
+        "firings": array(
+            [firings.setdefault((closing.reason, *closing.due[2:]), len(firings) + 1) for closing in closings]
+        ),
+        "ids": array([closing.deal.id for closing in closings]),
+    }
+    outcomes = zip(*[closing.outcome for closing in closings], strict=True)
+    deals |= {name: array(values) for name, values in zip(OUTCOMES, outcomes, strict=True)}
+    reasons, prices, detectors, trade_ids, tick_ats, received_ats, fired_ats, gaps_ms = zip(*firings, strict=True)
     columns: dict[str, Any] = {
-        "ids": array(closing.deal.id for closing in closings),
-        "close_prices": array(closing.due.price for closing in closings),
-        "reasons": text_array(closing.reason for closing in closings),
-        "detectors": text_array(closing.due.detector for closing in closings),
-        "profits": array(closing.outcome.profit for closing in closings),
-        "commissions": array(closing.outcome.commission for closing in closings),
-        "payouts": array(closing.outcome.payout for closing in closings),
-        "volumes": array(closing.outcome.volume for closing in closings),
-        "trade_ids": array(closing.due.trade_id for closing in closings),
-        "tick_ats": instant_array(closing.due.tick_at for closing in closings),
-        "received_ats": instant_array(closing.due.received_at for closing in closings),
-        "fired_ats": instant_array(closing.due.fired_at for closing in closings),
-        "gaps_ms": array(closing.due.gap_ms for closing in closings),
+        **deals,
+        "reasons": text_array(reasons),
+        "close_prices": array(prices),
+        "detectors": text_array(detectors),
+        "trade_ids": array(trade_ids),
+        "tick_ats": instant_array(tick_ats),
+        "received_ats": instant_array(received_ats),
+        "fired_ats": instant_array(fired_ats),
+        "gaps_ms": array(gaps_ms),
         "started_at": started_at,
         "closed_at": closed_at,
     }
@@ -311,20 +339,14 @@ def _execute(closings: list[_Closing], started_at: datetime) -> dict[int, _Writt
 
 
 def _closure(closing: _Closing, written: _Written) -> Closure:
-    received_at = closing.due.received_at
-    latency = None if received_at is None else round((written.closed_at - received_at).total_seconds() * 1000, 3)
+    deal, due, reason, outcome = closing
     return Closure(
-        deal_id=closing.deal.id,
-        user_id=closing.deal.user_id,
-        symbol=closing.deal.symbol,
-        reason=closing.reason,
-        detector=closing.due.detector,
-        price=closing.due.price,
-        profit=closing.outcome.profit,
-        settlement_id=written.settlement_id,
-        notification_id=written.notification_id,
-        closed_at=written.closed_at,
-        latency_ms=latency,
-        received_at=received_at,
-        fired_at=closing.due.fired_at,
-    )
+        deal.id, deal.user_id, deal.symbol, reason, due.detector, due.price, outcome.profit, written.settlement_id,
+        written.notification_id, written.closed_at, _latency_ms(due.received_at, written.closed_at), due.received_at,
+        due.fired_at,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _latency_ms(received_at: datetime | None, closed_at: datetime) -> float | None:
+    return None if received_at is None else round((closed_at - received_at).total_seconds() * 1000, 3)

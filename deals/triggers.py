@@ -73,11 +73,11 @@ def crossed_sides(triggers: Triggers, price: Decimal) -> frozenset[Side]:
 
 def close_reason(direction: Direction, triggers: Triggers, price: Decimal) -> CloseReason | None:
     """Why a price closes a deal, or None when it does not. When both triggers are reached, Stop Loss wins."""
-    sides = crossed_sides(triggers, price)
-    stop_side: Side = "lower" if direction == "up" else "upper"
-    if stop_side in sides:
+    above = triggers.upper is not None and price >= triggers.upper
+    below = triggers.lower is not None and price <= triggers.lower
+    if below if direction == "up" else above:
         return "stop_loss"
-    return "take_profit" if sides else None
+    return "take_profit" if above or below else None
 
 
 def sweep_price(triggers: Triggers, low: Decimal, high: Decimal, last: Decimal, direction: Direction) -> Decimal | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import structlog
 from django.conf import settings
@@ -49,44 +50,45 @@ class Fired(NamedTuple):
         """Read an entry as the scripts write it: version|symbol|price|trade id|exchange|received|fired|detector, and
         |gap after a time without prices.
         """
-        version, symbol, price, trade_id, at_ms, received_ms, fired_ms, detector, *after_gap = entry.split("|")
-        [gap_ms] = after_gap or ["0"]
-        return cls(
-            deal_id=int(deal_id),
-            version=int(version),
-            symbol=symbol,
-            price=price,
-            trade_id=int(trade_id) if trade_id else None,
-            at_ms=int(at_ms),
-            received_ms=int(received_ms),
-            fired_ms=int(fired_ms),
-            detector=detector,
-            gap_ms=int(gap_ms),
-        )
+        version, _, tail = entry.partition("|")
+        return cls(int(deal_id), int(version), *_read_tail(tail))
 
     @property
     def entry(self) -> str:
         """The text that `parse` reads."""
-        trade_id = "" if self.trade_id is None else self.trade_id
-        gap = f"|{self.gap_ms}" if self.gap_ms else ""
-        return (
-            f"{self.version}|{self.symbol}|{self.price}|{trade_id}|{self.at_ms}|{self.received_ms}|{self.fired_ms}"
-            f"|{self.detector}{gap}"
-        )
+        return f"{self.version}|{_write_tail(self[2:])}"
 
     def due(self) -> Due:
         """The same as settlement takes it."""
-        return Due(
-            deal_id=self.deal_id,
-            version=self.version,
-            price=Decimal(self.price),
-            detector=self.detector,
-            trade_id=self.trade_id,
-            tick_at=to_datetime(self.at_ms),
-            received_at=to_datetime(self.received_ms),
-            fired_at=to_datetime(self.fired_ms),
-            gap_ms=self.gap_ms or None,
-        )
+        return Due(self.deal_id, self.version, *_facts(self[3:]))
+
+
+# What one tick fires differs in deal and version only: all else is read and written once, and remembered for a while.
+
+
+@lru_cache(maxsize=1024)
+def _read_tail(tail: str) -> tuple[str, str, int | None, int, int, int, str, int]:
+    symbol, price, trade_id, at_ms, received_ms, fired_ms, detector, *after_gap = tail.split("|")
+    [gap_ms] = after_gap or ["0"]
+    times = int(at_ms), int(received_ms), int(fired_ms)
+    return symbol, price, int(trade_id) if trade_id else None, *times, detector, int(gap_ms)
+
+
+@lru_cache(maxsize=1024)
+def _write_tail(fields: tuple[Any, ...]) -> str:
+    """Of Fired from `symbol` on."""
+    symbol, price, trade_id, at_ms, received_ms, fired_ms, detector, gap_ms = fields
+    shown = "" if trade_id is None else trade_id
+    gap = f"|{gap_ms}" if gap_ms else ""
+    return f"{symbol}|{price}|{shown}|{at_ms}|{received_ms}|{fired_ms}|{detector}{gap}"
+
+
+@lru_cache(maxsize=1024)
+def _facts(fields: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of Due from `price` on, out of Fired from `price` on."""
+    price, trade_id, at_ms, received_ms, fired_ms, detector, gap_ms = fields
+    times = to_datetime(at_ms), to_datetime(received_ms), to_datetime(fired_ms)
+    return Decimal(price), detector, trade_id, *times, gap_ms or None
 
 
 class Density(NamedTuple):
@@ -146,6 +148,33 @@ def arm(rows: Iterable[WatchRow], *, clock: Clock = WALL_CLOCK, client: Redis | 
         armed.held.extend(by_id[deal_id] for deal_id in held)
         armed.fired.extend(parse_fired(fired))
     return armed
+
+
+def not_held(rows: Iterable[WatchRow], *, client: Redis | None = None) -> list[WatchRow]:
+    """Those of some watched deals that the book does not hold at their version and triggers; also what has fired.
+
+    Only looks: unlike arming it reads no prices, and keeps no tick waiting. Raises redis.RedisError.
+    """
+    by_symbol: dict[str, list[WatchRow]] = defaultdict(list)
+    for row in rows:
+        by_symbol[row.symbol].append(row)
+    with (client or connect()).pipeline(transaction=False) as pipe:
+        for symbol, group in by_symbol.items():
+            ids = [str(row.id) for row in group]
+            pipe.hmget(keys.versions(symbol), ids)
+            pipe.zmscore(keys.upper(symbol), ids)
+            pipe.zmscore(keys.lower(symbol), ids)
+        answers = iter(pipe.execute())
+    differing = []
+    for group, versions, uppers, lowers in zip(by_symbol.values(), answers, answers, answers, strict=True):
+        for row, *held in zip(group, versions, uppers, lowers, strict=True):
+            if held != [str(row.watch_version), _score(row.upper_trigger), _score(row.lower_trigger)]:
+                differing.append(row)
+    return differing
+
+
+def _score(trigger: Decimal | None) -> float | None:
+    return None if trigger is None else float(trigger)
 
 
 def arm_again(ranges: Iterable[WatchedRange], *, clock: Clock = WALL_CLOCK, client: Redis | None = None) -> list[Fired]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import gc
+from typing import Any, Final
 
 import structlog
-from celery.signals import worker_init
+from celery.signals import worker_init, worker_process_init
 from django.db import connection
 from redis.exceptions import RedisError
 
@@ -13,6 +14,9 @@ from workers import system
 from workers.retry import DATABASE_ERRORS
 
 log = structlog.get_logger(__name__)
+
+COLLECT_AFTER: Final = 50_000
+"""Objects made and not freed before cycles are looked for: a batch makes some ten thousand, all freed."""
 
 
 @worker_init.connect(weak=False)
@@ -30,3 +34,10 @@ def before_consuming(**_signal: Any) -> None:
         log.warning("worker.state_unknown", error=str(error))
     finally:
         connection.close()  # the pool's processes must not share it
+
+
+@worker_process_init.connect(weak=False)
+def before_working(**_signal: Any) -> None:
+    """Keep the garbage collector from going through a batch while it is settled, and through what never goes away."""
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 20)

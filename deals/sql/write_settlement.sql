@@ -1,14 +1,17 @@
 -- Closes locked deals from arrays: deals, ledger, events, notifications, accounts with statistics, and the settlement row.
+-- What many deals of a batch share, as a rule all, comes once: `firing` is its number.
+-- (By subscript: a join with it makes the planner expect a handful of deals, and search all of the list for each.)
 -- The deals are named twice: by the join alone PostgreSQL reads all of them, up to some ten thousand, for each batch.
 WITH input AS (
-    SELECT *
+    SELECT id, profit, commission, payout, volume,
+           (%(close_prices)s::numeric[])[firing] AS close_price, (%(reasons)s::text[])[firing] AS reason,
+           (%(detectors)s::text[])[firing] AS detector, (%(trade_ids)s::bigint[])[firing] AS trade_id,
+           (%(tick_ats)s::timestamptz[])[firing] AS tick_at, (%(received_ats)s::timestamptz[])[firing] AS received_at,
+           (%(fired_ats)s::timestamptz[])[firing] AS fired_at, (%(gaps_ms)s::bigint[])[firing] AS gap_ms
     FROM unnest(
-        %(ids)s::bigint[], %(close_prices)s::numeric[], %(reasons)s::text[], %(detectors)s::text[],
-        %(profits)s::numeric[], %(commissions)s::numeric[], %(payouts)s::numeric[], %(volumes)s::numeric[],
-        %(trade_ids)s::bigint[], %(tick_ats)s::timestamptz[], %(received_ats)s::timestamptz[],
-        %(fired_ats)s::timestamptz[], %(gaps_ms)s::bigint[]
-    ) AS t (id, close_price, reason, detector, profit, commission, payout, volume, trade_id, tick_at, received_at, fired_at,
-            gap_ms)
+        %(ids)s::bigint[], %(firings)s::integer[], %(profits)s::numeric[], %(commissions)s::numeric[], %(payouts)s::numeric[],
+        %(volumes)s::numeric[]
+    ) AS t (id, firing, profit, commission, payout, volume)
 ), batch AS MATERIALIZED (
     SELECT nextval('settlements_id_seq') AS id
 ), closed AS (

@@ -17,7 +17,7 @@ from workers import book, keys
 from workers.book import Fired
 from workers.clock import WALL_CLOCK, Clock
 from workers.engine import PriceEngine
-from workers.prices import RedisQuoteBoard
+from workers.prices import Price, RedisQuoteBoard
 from workers.redis_client import CACHE_STATE, connect
 from workers.sources.base import Tick
 
@@ -66,14 +66,27 @@ class Market:
         self, *prices: str, symbol: str = BTC, at_ms: int | None = None, trade_id: int | None = None
     ) -> list[Fired]:
         """These prices at once, the trade ids rising from the given one; what they fired."""
-        at_ms = self.clock.now_ms() if at_ms is None else at_ms
-        for number, price in enumerate(prices):
-            accepted = self.engine.board.accept(
-                Tick(symbol, price, at_ms, None if trade_id is None else trade_id + number)
-            )
-            assert accepted is not None, self.engine.board.dropped
+        for accepted in self.accepted(*prices, symbol=symbol, at_ms=at_ms, trade_id=trade_id):
             self.engine.enqueue(accepted)
         return self.flush()
+
+    def enqueue(self, price: str, *, symbol: str = BTC) -> None:
+        """Have a price wait for the next flush."""
+        [accepted] = self.accepted(price, symbol=symbol)
+        self.engine.enqueue(accepted)
+
+    def accepted(
+        self, *prices: str, symbol: str = BTC, at_ms: int | None = None, trade_id: int | None = None
+    ) -> list[Price]:
+        """These prices as the board numbers them."""
+        at_ms = self.clock.now_ms() if at_ms is None else at_ms
+        ticks = [
+            Tick(symbol, price, at_ms, None if trade_id is None else trade_id + number)
+            for number, price in enumerate(prices)
+        ]
+        accepted = [price for tick in ticks if (price := self.engine.board.accept(tick)) is not None]
+        assert len(accepted) == len(prices), self.engine.board.dropped
+        return accepted
 
     def flush(self) -> list[Fired]:
         """Run what is pending through the book; what fired."""

@@ -142,7 +142,8 @@ class Degraded:
 
             report = await in_thread(work)
             engine.memory.finish(report.finished)
-            engine.memory.written(engine.backlog.take_swept(report.swept), report.unsettled)
+            engine.memory.written(engine.backlog.take_swept(report.swept))
+            engine.memory.hold(report.unsettled)
         return report
 
     async def _lead(self) -> set[str]:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from typing import Final
 
 import structlog
@@ -24,7 +25,7 @@ from redis.exceptions import RedisError
 from deals.crash_points import crash_point
 from workers import drivers, keys, system
 from workers.backlog import Backlog
-from workers.book import Fired, parse_fired
+from workers.book import FIRED_CHUNK, Fired, parse_fired, read_fired
 from workers.cancellation import end
 from workers.candles import Candles
 from workers.clock import WALL_CLOCK, Clock
@@ -53,8 +54,9 @@ LEASE_RENEWAL_S: Final = 1.0
 RETRY_S: Final = 0.2
 REACH_S: Final = 2.0
 RECORD_S: Final = 2.0
+SEND_AT_ONCE: Final = 5_000
 SEND_LIMIT_S: Final = 1.5
-"""How long sending may take before the broker counts as away."""
+"""How long sending so many may take before the broker counts as away."""
 REPORT_S: Final = 10.0
 TOKEN_RESERVE: Final = 1_000_000
 
@@ -98,6 +100,7 @@ class PriceEngine:
         self.link = RedisLink()
         self._fired: list[Fired] = []
         self._fired_wake = asyncio.Event()
+        self._answer_lost = False
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="send")
         self._reported: Counter[str] = Counter()
         self._sign = Sign("prices", self.owner)
@@ -194,12 +197,26 @@ class PriceEngine:
     async def _flush_batch(self, batch: list[Price]) -> None:
         held = [price for price in batch if price.symbol in self.held]
         try:
-            fired = await self._process(held)
+            await self._process(held)
+            if self._answer_lost:
+                self._take(await self._fired_unheard())
         except BaseException:
             self.backlog.give_back(batch)
+            self._answer_lost |= bool(held)
             raise
-        self.memory.written((price for price in held if price.symbol in self.held), fired)
+        self._answer_lost = False
+        self.memory.written(price for price in held if price.symbol in self.held)
         self.backlog.keep(price for price in batch if price.symbol not in self.held)
+
+    async def _fired_unheard(self) -> list[Fired]:
+        """What fired in a call whose answer was lost: ticks that come again are passed over. Raises RedisError."""
+        entries = [pair async for pair in self.link.client.hscan_iter(keys.fired(), count=FIRED_CHUNK)]
+        fired = [item for item in read_fired(entries) if item.symbol in self.held and not self.memory.holds(item)]
+        log.warning("prices.answer_lost", deals=len(fired))
+        return fired
+
+    def _take(self, fired: Sequence[Fired]) -> None:
+        self.memory.hold(fired)
         self.queue_fired(fired)
 
     def queue_fired(self, fired: Sequence[Fired]) -> None:
@@ -208,13 +225,17 @@ class PriceEngine:
             self._fired += fired
             self._fired_wake.set()
 
-    async def _process(self, prices: list[Price]) -> list[Fired]:
-        """One call of the tick script. Sent twice it does nothing the second time."""
-        if not prices:
-            return []
+    async def _process(self, prices: Sequence[Price]) -> None:
+        """Run prices through the tick script, and take what fires. What is sent twice does nothing the second time."""
+        while prices:
+            done = await self._call_script(prices)
+            prices = prices[done:]
+
+    async def _call_script(self, prices: Sequence[Price]) -> int:
+        """One call of it; returns how many of the prices are done. One that very many deals wait for takes several."""
         call = tick_call(prices, token=self.token, owner=self.owner, now_ms=self.clock.now_ms(), publish=self._publish)
         crash_point("fire.before_script")
-        state, refused, flat = await PROCESS_TICKS.run_async(self.link.client, *call)
+        state, refused, flat, done = await PROCESS_TICKS.run_async(self.link.client, *call)
         crash_point("fire.after_script")
         self.outage.redis_answered()
         if not state:
@@ -223,16 +244,20 @@ class PriceEngine:
             log.warning("prices.refused", symbols=refused, owner=self.owner)
             self.held.difference_update(refused)
         fired = parse_fired(flat)
+        self._take(fired)
         for item in fired[:20]:
             log.info("deal.fired", deal_id=item.deal_id, symbol=item.symbol, price=item.price, deals=len(fired))
-        return fired
+        return int(done)
 
     async def send_fired(self) -> None:
         """Hand everything that has fired to Celery. Raises kombu's OperationalError, TimeoutError when it takes long:
         what fired may be sent all the same.
         """
         while self._fired:
-            fired, self._fired = self._fired, []
+            waiting = sorted(
+                self._fired, key=attrgetter("deal_id")
+            )  # as they are sent: what a batch touches lies together
+            fired, self._fired = waiting[:SEND_AT_ONCE], waiting[SEND_AT_ONCE:]
             crash_point("fire.before_sending")
             sending = asyncio.get_running_loop().run_in_executor(self._sender, self._send, fired)
             done, _ = await asyncio.wait([sending], timeout=SEND_LIMIT_S)

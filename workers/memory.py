@@ -43,14 +43,22 @@ class Memory:
         self.unsettled: dict[int, Fired] = {}
         self._finished: dict[int, int] = {}
 
-    def written(self, prices: Iterable[Price], fired: Iterable[Fired]) -> None:
+    def hold(self, fired: Iterable[Fired]) -> None:
+        """Remember what has fired, until it is settled."""
+        self.unsettled.update((item.deal_id, item) for item in fired)
+
+    def written(self, prices: Iterable[Price]) -> None:
         """Remember what Redis has confirmed, or what was swept without it."""
         for price in prices:
             kept = self._prices[price.symbol]
             kept.append(price)
             while kept[0].received_ms < price.received_ms - KEEP_MS:
                 self._before[price.symbol] = kept.popleft()
-        self.unsettled.update((item.deal_id, item) for item in fired)
+
+    def holds(self, fired: Fired) -> bool:
+        """Whether it is remembered as unsettled, at this version or a later one."""
+        held = self.unsettled.get(fired.deal_id)
+        return held is not None and held.version >= fired.version
 
     def finish(self, fired: Iterable[Fired]) -> None:
         """Forget what was settled without Redis, but for that it must leave `fired` there."""

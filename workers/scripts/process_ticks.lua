@@ -7,11 +7,13 @@
 -- ARGV  1 fencing token  2 owner  3 now (ms)  4 '1' to publish  5 stale after (ms)  6 the ticks, a JSON array of texts, six
 --       a tick: symbol's number (1..n), price, exchange time (ms), trade id or '', sequence, received (ms); then for each
 --       of the n symbols: name, channel
--- Returns {state, {symbols whose ticks were refused: another process drives them}, {id, entry, id, entry, …}}
+-- Returns {state, {symbols whose ticks were refused: another process drives them}, {id, entry, id, entry, …}, how many ticks
+-- are done}. A tick that crosses very many deals fires some of them and is not done: it, and all after it, must come again.
+-- It is stored with the last of them: until then nobody else sees its price. Nothing waits long for this script.
 -- A fired entry is version|symbol|price|trade id|exchange ms|received ms|fired ms|detector, and |gap ms when the tick came
 -- after a time without prices that made the last one stale. The price keeps the last such gap and the tick that ended it.
 
-local BUCKET_MS, WINDOW_MS, CHUNK = 250, 60000, 1000
+local BUCKET_MS, WINDOW_MS, CHUNK, FIRE_LIMIT = 250, 60000, 1000, 20000
 local KEEP_EVENTS, LISTED = 10000, 50  -- as in workers/events.py
 local token, owner, now, publish = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local stale_ms, ticks, n = tonumber(ARGV[5]), cjson.decode(ARGV[6]), (#ARGV - 6) / 2
@@ -85,29 +87,44 @@ local function fire(s, ids, tail)
     end
 end
 
+-- Fires what a tick reached, up to the limit; false when that may not be all.
+local function fire_reached(s, price, tail)
+    local left = FIRE_LIMIT - #fired / 2
+    local above = redis.call('ZRANGEBYSCORE', s.upper, '-inf', price, 'LIMIT', 0, left)
+    fire(s, above, tail)
+    if #above == left then return false end
+    left = left - #above
+    local below = redis.call('ZRANGEBYSCORE', s.lower, price, '+inf', 'LIMIT', 0, left)
+    fire(s, below, tail)
+    return #below < left
+end
+
+local done = #ticks / 6
 for a = 1, #ticks, 6 do
     local s, price, at, trade_id, seq, received =
         symbols[tonumber(ticks[a])], ticks[a + 1], ticks[a + 2], ticks[a + 3], ticks[a + 4], ticks[a + 5]
     -- A call that is sent again because its answer was lost finds its ticks done: they are passed over.
     if not s.refused and tonumber(seq) > s.seen then
-        widen(s, price, seq, received)
-        s.last = {price, at, trade_id, seq, received}
-        s.ticks = s.ticks + 1
         local silent_ms = s.received and tonumber(received) - s.received or 0
         local after_gap = silent_ms >= stale_ms
-        if after_gap then s.gap, s.gap_seq = silent_ms, seq end
-        s.received = tonumber(received)
         if running then
             if not s.lowest_upper then find_nearest(s) end
             local value = tonumber(price)
             if value >= s.lowest_upper or value <= s.highest_lower then
                 local tail = '|' .. s.name .. '|' .. price .. '|' .. trade_id .. '|' .. at .. '|' .. received .. '|'
                     .. now .. '|tick' .. (after_gap and '|' .. silent_ms or '')
-                fire(s, redis.call('ZRANGEBYSCORE', s.upper, '-inf', price), tail)
-                fire(s, redis.call('ZRANGEBYSCORE', s.lower, price, '+inf'), tail)
+                if not fire_reached(s, price, tail) then
+                    done = (a - 1) / 6
+                    break
+                end
                 find_nearest(s)
             end
         end
+        widen(s, price, seq, received)
+        s.last = {price, at, trade_id, seq, received}
+        s.ticks = s.ticks + 1
+        if after_gap then s.gap, s.gap_seq = silent_ms, seq end
+        s.received = tonumber(received)
     end
 end
 
@@ -137,4 +154,4 @@ if events and #fired > 0 then
         '{"count":' .. #fired / 2 .. ',"deals":[' .. table.concat(deals, ',') .. ']}')
 end
 
-return {state, refused, fired}
+return {state, refused, fired, done}

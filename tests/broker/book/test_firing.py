@@ -138,12 +138,14 @@ def test_an_older_system_state_does_not_replace_a_newer_one(market: Market, cloc
 def test_the_same_call_sent_twice_does_nothing_the_second_time(market: Market, clock: TapeClock) -> None:
     prices = [market.engine.board.accept(tick) for tick in _ticks("100", "111", "105")]
     book.arm([row(1, "110")], clock=clock)
-    assert [item.price for item in market.run(market.engine._process(prices))] == ["111"]
+    market.run(market.engine._process(prices))
+    assert [item.price for item in market.flush()] == ["111"]
     client: Any = connect()
     before = (client.hgetall(keys.price(BTC)), client.xrange(keys.window(BTC)))
     book.clear_fired([(1, 1)])
     book.arm([row(1, "104", watch_version=2, watched_from_seq=market.seq())], clock=clock)
-    assert market.run(market.engine._process(prices)) == []
+    market.run(market.engine._process(prices))
+    assert market.flush() == []
     after = client.hgetall(keys.price(BTC))
     assert {**after, "cut": ""} == {**before[0], "cut": ""}
     assert client.xrange(keys.window(BTC)) == before[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
@@ -23,6 +24,7 @@ from workers.redis_client import PUBLISH, connect
 from workers.sql import statement
 
 PUBLISH_LIMIT = 1000
+PUBLISH_FOR_S = 1.0
 
 
 def publish_closures(closures: Iterable[Closure]) -> None:
@@ -65,6 +67,17 @@ def publish_notifications(deal_ids: Iterable[int] | None = None) -> int:
     """
     ids = None if deal_ids is None else list(deal_ids)
     return _publish_singly(ids) + _publish_settlements(_untold(ids))
+
+
+def publish_waiting() -> int:
+    """Publish what waits, the oldest first, about a thousand at a time, for about a second; returns how many.
+
+    So that after an outage a hundred thousand are told within seconds. Otherwise as `publish_notifications`.
+    """
+    published, until_s = 0, time.monotonic() + PUBLISH_FOR_S
+    while (told := publish_notifications()) and time.monotonic() < until_s:
+        published += told
+    return published + told
 
 
 def publish_settled(closures: Sequence[Closure]) -> int:

@@ -29,7 +29,7 @@ from workers.redis_client import connect
 log = structlog.get_logger(__name__)
 
 SWEEP_LOCK: Final = 7306
-RESEND_LIMIT: Final = 5_000
+RESEND_LIMIT: Final = 20_000
 ARM_LIMIT: Final = 5_000
 EXPIRE_LIMIT: Final = 1_000
 RESEND_AFTER_MS: Final = 5_000
@@ -68,7 +68,7 @@ def sweep(*, clock: Clock = WALL_CLOCK, close: Close | None = None) -> SweepRepo
     started = time.monotonic()
     report = SweepReport()
     if system.refresh_state().state != "running":
-        report.published = announce.publish_notifications()
+        report.published = announce.publish_waiting()
         return report
     with alone(SWEEP_LOCK) as mine:
         report.skipped = not mine
@@ -107,7 +107,7 @@ def _sweep(clock: Clock, report: SweepReport, close: Close | None) -> None:
         report.resent = resend(clock=clock, but=[fired.deal_id for fired in found])
     report.expired = end_expired(clock=clock)
     report.armed = arm_rows(pending_rows(ARM_LIMIT), clock=clock, hand_over=close or send_closures)
-    report.published = announce.publish_notifications()
+    report.published = announce.publish_waiting()
     report.book_lost = connect().get(keys.book_epoch()) != system.server_run_id()
 
 
@@ -151,19 +151,25 @@ def resend(*, clock: Clock = WALL_CLOCK, but: Iterable[int] = ()) -> int:
     """
     client = connect()
     now_ms = clock.now_ms()
-    waiting = client.zrangebyscore(keys.fired_at(), "-inf", now_ms - RESEND_AFTER_MS, start=0, num=RESEND_LIMIT)
+    waiting = _waiting(now_ms)
     # Nothing is put off for so long: such a time was written before the clock was set back.
     ahead = client.zrangebyscore(keys.fired_at(), now_ms + 2 * LONGEST_WAIT_MS, "+inf", start=0, num=RESEND_LIMIT)
     ids = sorted({int(str(deal_id)) for deal_id in (*waiting, *ahead)} - set(but))
     if not ids:
         return 0
-    least_age_ms = LONGEST_WAIT_MS if queues.depth("closures") else 0
-    ages_ms = {item: _age_ms(item, now_ms) for item in book.fired_among(ids).values()}
-    fired = [item for item, age_ms in ages_ms.items() if age_ms >= least_age_ms]
-    book.postpone({item.deal_id: now_ms + min(ages_ms[item], LONGEST_WAIT_MS) for item in fired})
+    fired = list(book.fired_among(ids).values())
+    book.postpone({item.deal_id: now_ms + min(_age_ms(item, now_ms), LONGEST_WAIT_MS) for item in fired})
     crash_point("resend.before_sending")
     send_closures(fired)
     return len(fired)
+
+
+def _waiting(now_ms: int) -> list[Any]:
+    client: Any = connect()
+    if not client.zcount(keys.fired_at(), "-inf", now_ms - RESEND_AFTER_MS):
+        return []
+    least_ms = LONGEST_WAIT_MS if queues.depth("closures") else RESEND_AFTER_MS
+    return list(client.zrangebyscore(keys.fired_at(), "-inf", now_ms - least_ms, start=0, num=RESEND_LIMIT))
 
 
 def _age_ms(fired: Fired, now_ms: int) -> int:

@@ -14,7 +14,7 @@ from django.conf import settings
 from redis import Redis
 
 from deals.crash_points import crash_point
-from deals.models import WATCHED
+from deals.models import WATCHED, Monitoring
 from deals.queries import WatchRow, armed_after, watch_rows, watched_after
 from workers import book, keys, system
 from workers.book import Armed
@@ -106,10 +106,11 @@ def _few_members(client: Redis) -> dict[str, list[str]] | None:
 
 
 def _check_one_range(client: Redis) -> int:
-    """Arm the next range again and clean the next symbol's book; the next call takes the ones after."""
+    """Arm what the book lacks of the next range and clean the next symbol's; the next call takes the ones after."""
     after, turn = (int(value or 0) for value in client.hmget(keys.book_progress(), ["after", "symbol"]))
     rows = watched_after(after, CHECK_RANGE)
-    arm_rows(rows)
+    lacking = {row.id for row in book.not_held(rows)}
+    arm_rows([row for row in rows if row.id in lacking or row.monitoring == Monitoring.PENDING])
     removed = _remove_strangers(client, settings.SYMBOLS[turn % len(settings.SYMBOLS)])
     next_after = rows[-1].id if len(rows) == CHECK_RANGE else 0
     client.hset(keys.book_progress(), mapping={"after": next_after, "symbol": (turn + 1) % len(settings.SYMBOLS)})

@@ -212,7 +212,7 @@ def test_two_rebuilds_at_once_are_one(market: Market, start_process: Callable[..
 def test_the_slow_check_mends_a_good_book_range_by_range(
     market: Market, clock: TapeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "RANGE", 2)
+    monkeypatch.setattr(reconcile, "CHECK_RANGE", 2)
     trader: Account = new_account()
     deals = [market.open(trader, take_profit="110") for _ in range(5)]
     lose_from_book(deals[4])
@@ -236,6 +236,39 @@ def restart_empty_and_recover(market: Market, valkey: Valkey) -> None:
     assert not connect().exists(keys.price(BTC)), "a restarted Redis was written to before it got back what it forgot"
     market.run(market.engine.recovery.run())
     market.run(market.engine.recovery.end())
+
+
+@pytest.mark.parametrize("harm", ["version", "upper", "lower", "score"])
+def test_the_slow_check_finds_what_the_book_holds_otherwise_than_it_should(market: Market, harm: str) -> None:
+    deal = market.open(new_account(), take_profit="110", stop_loss="90")
+    client = connect()
+    if harm == "version":
+        client.hset(keys.versions(BTC), str(deal.pk), "0")
+    elif harm == "score":
+        client.zadd(keys.upper(BTC), {str(deal.pk): 111.0})
+    else:
+        client.zrem((keys.upper if harm == "upper" else keys.lower)(BTC), str(deal.pk))
+    reconcile.reconcile()
+    assert in_book(deal.pk) == (110.0, 90.0, "1")
+
+
+def test_the_slow_check_arms_nothing_anew_in_a_good_book(market: Market) -> None:
+    trader = new_account()
+    for terms in (
+        {"take_profit": "110.123456789"},
+        {"stop_loss": "0.000000000001"},
+        {"take_profit": "40", "symbol": ETH},
+    ):
+        market.open(trader, **({"direction": "down"} if "symbol" in terms else {}), **terms)
+    before = calls_of("zadd")
+    assert before == 3, "one each"
+    assert reconcile.reconcile() == 3
+    assert calls_of("zadd") == before
+
+
+def calls_of(command: str) -> int:
+    """How often Redis has run it."""
+    return int(connect().info("commandstats")[f"cmdstat_{command}"]["calls"])
 
 
 def test_what_fired_before_redis_was_emptied_is_put_back_at_its_price(market: Market, own_valkey: Valkey) -> None:

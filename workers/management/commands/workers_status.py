@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from argparse import ArgumentParser
@@ -11,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.utils import timezone
 
+from workers.interrupt import Interrupted, interruptible
 from workers.management.operator import FAILED
 from workers.status import snapshot
 
@@ -35,7 +37,7 @@ class Command(BaseCommand):
 
     def _watch(self, *, as_json: bool) -> None:
         live = self.stdout.isatty()
-        try:
+        with contextlib.suppress(Interrupted), interruptible():
             while True:
                 status = snapshot()
                 connection.close()  # so that a restarted PostgreSQL is found again
@@ -46,8 +48,6 @@ class Command(BaseCommand):
                     self.stdout.write(f"{head}{timezone.now():%H:%M:%S} UTC\n{table(status)}")
                 self.stdout.flush()
                 time.sleep(EVERY_S)
-        except KeyboardInterrupt:
-            return
 
 
 def table(status: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from django.db import connection
-from django.db.models import QuerySet
+from django.db.models import Max, QuerySet
 from django.db.models.functions import Coalesce
 
 from deals.arrays import text_array
@@ -98,6 +98,12 @@ def armed_after(deal_id: int, limit: int) -> list[WatchedRange]:
             WatchedRange(symbol, last_id, watched, words.split(" ") if words else [], pending)
             for symbol, last_id, watched, words, pending in cursor.fetchall()
         ]
+
+
+def newest_watch(symbols: Iterable[str]) -> dict[str, datetime]:
+    """The time of the newest price that a watched deal of each symbol was checked against. Reads all of them."""
+    watched = _watched().filter(symbol__in=list(symbols)).values("symbol")
+    return dict(watched.annotate(newest=Max("watched_from_at")).values_list("symbol", "newest"))
 
 
 def expiring_ids(now: datetime, limit: int) -> list[int]:

@@ -53,10 +53,12 @@ class Backlog:
             self._spare.popleft()
 
     def kept(self, symbols: Collection[str]) -> list[Price]:
-        """What was kept of these symbols; it is kept no more."""
-        kept = [price for price in self._spare if price.symbol in symbols]
+        """What is kept of these symbols."""
+        return [price for price in self._spare if price.symbol in symbols]
+
+    def forget_kept(self, symbols: Collection[str]) -> None:
+        """Keep it no more."""
         self._spare = deque(price for price in self._spare if price.symbol not in symbols)
-        return kept
 
     def put_first(self, prices: list[Price], renumber: Callable[[Price], Price]) -> None:
         """Let these wait before all others; all get new numbers, which rise in that order."""

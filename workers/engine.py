@@ -23,12 +23,13 @@ from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
 from deals.crash_points import crash_point
+from deals.queries import newest_watch
 from workers import drivers, keys, system
 from workers.backlog import Backlog
 from workers.book import FIRED_CHUNK, Fired, parse_fired, read_fired
 from workers.cancellation import end
 from workers.candles import Candles
-from workers.clock import WALL_CLOCK, Clock
+from workers.clock import WALL_CLOCK, Clock, to_ms
 from workers.degraded import Degraded
 from workers.dispatch import reach_broker, send_closures
 from workers.heartbeats import EVERY_S, Facts, Sign
@@ -254,9 +255,8 @@ class PriceEngine:
         what fired may be sent all the same.
         """
         while self._fired:
-            waiting = sorted(
-                self._fired, key=attrgetter("deal_id")
-            )  # as they are sent: what a batch touches lies together
+            # By number, as batches are made: what one of them touches lies together.
+            waiting = sorted(self._fired, key=attrgetter("deal_id"))
             fired, self._fired = waiting[:SEND_AT_ONCE], waiting[SEND_AT_ONCE:]
             crash_point("fire.before_sending")
             sending = asyncio.get_running_loop().run_in_executor(self._sender, self._send, fired)
@@ -294,16 +294,36 @@ class PriceEngine:
         self.board.restart(self.token)
 
     async def _take_over(self, symbols: set[str]) -> None:
-        """Queue what was seen beside the process that drove these symbols before, from its last written price on."""
+        """Queue what was seen beside the process that drove these symbols before, from its last written price on.
+
+        Of a Redis that came back with older data that price may be older than quotes that were given since: nothing
+        from before the newest one that a deal was checked against may fire it.
+        """
+        if not self.backlog.kept(symbols):
+            return
+        newest = await self._newest_watch(symbols)
         async with self.flushing:
             kept = self.backlog.kept(symbols)
             written: dict[str, tuple[int, int]] = {}
             for symbol in {price.symbol for price in kept}:
                 at_ms, trade_id = await self.link.client.hmget(keys.price(symbol), ["at", "trade_id"])
                 written[symbol] = (int(at_ms or 0), int(trade_id or 0))
-            missed = [price for price in kept if (price.at_ms, price.trade_id or 0) > written[price.symbol]]
+            missed = [
+                price
+                for price in kept
+                if (price.at_ms, price.trade_id or 0) > written[price.symbol]
+                and price.at_ms > newest.get(price.symbol, 0)
+            ]
+            self.backlog.forget_kept(symbols)
             if missed:
                 self.backlog.put_first(missed, self.board.renumber)
+
+    async def _newest_watch(self, symbols: set[str]) -> dict[str, int]:
+        try:
+            return {symbol: to_ms(at) for symbol, at in (await in_thread(lambda: newest_watch(symbols))).items()}
+        except DATABASE_ERRORS as error:  # no deal is opened without PostgreSQL
+            log.warning("prices.newest_watch_unknown", error=str(error))
+            return {}
 
     async def _flush_loop(self) -> None:
         next_s = 0.0

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from workers import keys
 from workers.book import Fired
 from workers.dispatch import batches
-from workers.prices import Price
+from workers.prices import Price, token_of
 from workers.redis_client import CLEAR_FIRED, PUT_BACK
 
 log = structlog.get_logger(__name__)
@@ -96,10 +96,12 @@ class Memory:
             if entry is None:
                 self.unsettled.pop(deal_id, None)
 
-    async def put_back(self, redis: Redis, token: int) -> list[Fired]:
+    async def put_back(self, redis: Redis) -> list[Fired]:
         """Write to Redis what it has forgotten, and take out what was settled without it.
 
-        Returns what has fired and may have to be sent again. Doing it twice changes nothing.
+        Prices go under the token that they were numbered with: those of a process that has lost its symbols since never
+        stand in the way of those of the one that drives them, in whichever order the two come. Returns what has fired
+        and may have to be sent again. Doing it twice changes nothing.
         """
         finished = list(self._finished.items())
         if finished:
@@ -108,7 +110,7 @@ class Memory:
             for deal_id, _version in finished:
                 del self._finished[deal_id]
         for symbol, prices in self._prices.items():
-            args = [token, *_last_price(prices[-1])]
+            args = [token_of(prices[-1].seq), *_last_price(prices[-1])]
             for bucket in _buckets(prices):
                 args += [bucket.first.seq, bucket.low.price, bucket.high.price, bucket.first.received_ms]
             buckets = await PUT_BACK.run_async(redis, [keys.price(symbol), keys.window(symbol)], args)

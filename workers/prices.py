@@ -40,6 +40,11 @@ class Price(msgspec.Struct, frozen=True, gc=False):
     received_ms: int
 
 
+def token_of(seq: int) -> int:
+    """The fencing token that a price sequence carries."""
+    return seq >> SEQ_BITS
+
+
 def is_fresh(age_ms: int) -> bool:
     """Whether a price of that age may be traded at. One from the future (> 2 s) may not: a clock has jumped."""
     return -FUTURE_LIMIT_MS < age_ms < settings.PRICE_STALE_AFTER_S * 1000

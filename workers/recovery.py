@@ -55,7 +55,7 @@ class Recovery:
                 if not self.is_due:  # the other loop did it
                     return
                 await in_thread(system.refresh_state)
-                fired = await engine.memory.put_back(redis, engine.token)
+                fired = await engine.memory.put_back(redis)
                 engine.candles.write_again()
                 self._anew |= engine.link.forgotten  # a rebuild that has begun does not know what is back now
                 engine.link.accept(run_id)

@@ -99,6 +99,7 @@ def test_a_restarted_process_goes_on_with_the_candle_of_the_one_before(
     assert fine(BTC, start_ms) == [candle(start_ms, "100", "110", "90", "97")]
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_standby_writes_nothing_until_it_takes_over_and_then_all_that_the_dead_one_had_not_written(
     alone: Market, clock: TapeClock, start_ms: int, redis_client: redis.Redis
 ) -> None:

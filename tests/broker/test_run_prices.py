@@ -276,6 +276,7 @@ def test_ending_in_order_writes_what_is_pending_sends_what_fired_and_gives_the_l
     assert connect().hgetall(keys.dropped_ticks()) == {"bad_price": "1"}
 
 
+@pytest.mark.django_db(transaction=True)
 def test_taking_over_begins_with_what_the_dead_process_had_not_written(alone: Market, clock: TapeClock) -> None:
     standby = Market(clock=clock, token=2)
     book.arm([row(1, "110"), row(2, "120")], clock=clock)
@@ -292,6 +293,7 @@ def test_taking_over_begins_with_what_the_dead_process_had_not_written(alone: Ma
     standby.close()
 
 
+@pytest.mark.django_db(transaction=True)
 def test_taking_over_passes_over_what_was_written_already(alone: Market, clock: TapeClock) -> None:
     standby = Market(clock=clock, token=2)
     for step, price in enumerate(["100", "121", "101"]):

@@ -63,18 +63,13 @@ def check_levels(direction: Direction, levels: Levels, price: Decimal) -> None:
 
 def crossed_sides(triggers: Triggers, price: Decimal) -> frozenset[Side]:
     """The triggers that a price has reached; reaching is inclusive."""
-    sides: set[Side] = set()
-    if triggers.upper is not None and price >= triggers.upper:
-        sides.add("upper")
-    if triggers.lower is not None and price <= triggers.lower:
-        sides.add("lower")
-    return frozenset(sides)
+    sides: tuple[Side, Side] = ("upper", "lower")
+    return frozenset(side for side, reached in zip(sides, _reached(triggers, price), strict=True) if reached)
 
 
 def close_reason(direction: Direction, triggers: Triggers, price: Decimal) -> CloseReason | None:
     """Why a price closes a deal, or None when it does not. When both triggers are reached, Stop Loss wins."""
-    above = triggers.upper is not None and price >= triggers.upper
-    below = triggers.lower is not None and price <= triggers.lower
+    above, below = _reached(triggers, price)
     if below if direction == "up" else above:
         return "stop_loss"
     return "take_profit" if above or below else None
@@ -86,7 +81,7 @@ def sweep_price(triggers: Triggers, low: Decimal, high: Decimal, last: Decimal, 
     The last price if it still lies beyond a trigger; else the trigger itself, for the market traded through
     it. When the range reached both, Stop Loss wins.
     """
-    if crossed_sides(triggers, last):
+    if any(_reached(triggers, last)):
         return last
     stop, take = (triggers.lower, triggers.upper) if direction == "up" else (triggers.upper, triggers.lower)
     for trigger in (stop, take):
@@ -96,6 +91,14 @@ def sweep_price(triggers: Triggers, low: Decimal, high: Decimal, last: Decimal, 
         if reached:
             return trigger
     return None
+
+
+def _reached(triggers: Triggers, price: Decimal) -> tuple[bool, bool]:
+    """Whether a price has reached the upper and the lower one."""
+    return (
+        triggers.upper is not None and price >= triggers.upper,
+        triggers.lower is not None and price <= triggers.lower,
+    )
 
 
 def _wrong_side(side: Side, direction: Direction, level: Decimal, price: Decimal) -> LevelError:

@@ -62,6 +62,11 @@ class Market:
         self._runner.run(self.engine.hold_leases())
         return self.engine.held
 
+    def stand_by(self) -> None:
+        """Give the leases up, and drive nothing until the next `hold`."""
+        self._runner.run(self.engine._release())
+        self.engine.held.clear()
+
     def tick(
         self, *prices: str, symbol: str = BTC, at_ms: int | None = None, trade_id: int | None = None
     ) -> list[Fired]:

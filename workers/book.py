@@ -128,11 +128,10 @@ def arm(rows: Iterable[WatchRow], *, clock: Clock = WALL_CLOCK, client: Redis | 
     Raises redis.RedisError; what was not armed stays `pending` in PostgreSQL.
     """
     redis = client or connect()
-    by_symbol: dict[str, list[WatchRow]] = defaultdict(list)
-    for row in rows:
-        by_symbol[row.symbol].append(row)
     chunks = [
-        group[start : start + ARM_CHUNK] for group in by_symbol.values() for start in range(0, len(group), ARM_CHUNK)
+        group[start : start + ARM_CHUNK]
+        for group in _by_symbol(rows).values()
+        for start in range(0, len(group), ARM_CHUNK)
     ]
     armed = Armed([], [])
     if not chunks:
@@ -155,9 +154,7 @@ def not_held(rows: Iterable[WatchRow], *, client: Redis | None = None) -> list[W
 
     Only looks: unlike arming it reads no prices, and keeps no tick waiting. Raises redis.RedisError.
     """
-    by_symbol: dict[str, list[WatchRow]] = defaultdict(list)
-    for row in rows:
-        by_symbol[row.symbol].append(row)
+    by_symbol = _by_symbol(rows)
     with (client or connect()).pipeline(transaction=False) as pipe:
         for symbol, group in by_symbol.items():
             ids = [str(row.id) for row in group]
@@ -171,6 +168,13 @@ def not_held(rows: Iterable[WatchRow], *, client: Redis | None = None) -> list[W
             if held != [str(row.watch_version), _score(row.upper_trigger), _score(row.lower_trigger)]:
                 differing.append(row)
     return differing
+
+
+def _by_symbol(rows: Iterable[WatchRow]) -> dict[str, list[WatchRow]]:
+    by_symbol: dict[str, list[WatchRow]] = defaultdict(list)
+    for row in rows:
+        by_symbol[row.symbol].append(row)
+    return by_symbol
 
 
 def _score(trigger: Decimal | None) -> float | None:

@@ -165,6 +165,7 @@ def resend(*, clock: Clock = WALL_CLOCK, but: Iterable[int] = ()) -> int:
 
 
 def _waiting(now_ms: int) -> list[Any]:
+    """Whose time has come, a minute later while the queue holds messages."""
     client: Any = connect()
     if not client.zcount(keys.fired_at(), "-inf", now_ms - RESEND_AFTER_MS):
         return []

@@ -116,12 +116,17 @@ def test_the_sweep_tells_the_oldest_settlements_first_and_not_too_many_at_once(
     assert [announce.publish_notifications(), announce.publish_notifications()] == [4, 0]
 
 
-def test_one_sweep_tells_all_that_waits_after_an_outage(
-    market: Market, trader: Account, clock: TapeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def eight_wait(market: Market, trader: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four settlements of two; published three at a time, which takes whole settlements: four."""
     for _ in range(4):
         just_closed(market, trader, deals=2)
     monkeypatch.setattr(announce, "PUBLISH_LIMIT", 3)
+
+
+def test_one_sweep_tells_all_that_waits_after_an_outage(
+    market: Market, trader: Account, clock: TapeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eight_wait(market, trader, monkeypatch)
     assert swept(clock).published == 8
     assert waiting() == []
 
@@ -129,9 +134,7 @@ def test_one_sweep_tells_all_that_waits_after_an_outage(
 def test_a_sweep_tells_no_longer_than_it_may(
     market: Market, trader: Account, clock: TapeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(4):
-        just_closed(market, trader, deals=2)
-    monkeypatch.setattr(announce, "PUBLISH_LIMIT", 3)
+    eight_wait(market, trader, monkeypatch)
     monkeypatch.setattr(announce, "PUBLISH_FOR_S", 0.0)
     assert [swept(clock).published, swept(clock).published, swept(clock).published] == [4, 4, 0]
 

@@ -199,8 +199,7 @@ def test_a_prices_process_that_dies_while_it_fires_loses_nothing_to_the_one_that
     deals = [market.open(trader, take_profit="110") for _ in range(3)]
     market.close()
     standby = Market(clock=clock, token=next_token())
-    standby.run(standby.engine._release())
-    standby.engine.held.clear()
+    standby.stand_by()
     clock.set(clock.now_ms() + 10)
     assert standby.tick("111", trade_id=2) == []
     crasher.dies(point, "tick", "111", clock.now_ms(), 2)

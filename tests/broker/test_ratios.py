@@ -27,15 +27,16 @@ TRIES: Final = 5
 PRICES: Final = [f"{100 + step * 37 % 64 / 400:.4f}" for step in range(400)]
 
 
+def timed_s(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
 def best_s(work: Callable[[], object]) -> float:
     """The shortest time of some tries."""
-
-    def timed() -> float:
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-
-    return min(timed() for _ in range(TRIES))
+    return min(timed_s(work) for _ in range(TRIES))
 
 
 def loaded(count: int, symbols: Sequence[str]) -> None:
@@ -72,24 +73,20 @@ def test_a_tick_costs_the_same_with_fifty_times_as_many_deals(market: Market) ->
 def test_a_sweep_costs_the_same_with_fifty_times_as_many_deals(market: Market, clock: TapeClock) -> None:
     prices = itertools.cycle(PRICES)
 
+    def sweep_finds_nothing() -> None:
+        report = sweep.sweep(clock=clock)
+        assert (report.skipped, report.found, report.armed) == (False, 0, 0)
+
     def swept() -> float:
         market.tick(next(prices))
         market.tick(next(prices), symbol=ETH)
-        return best_of_a_sweep(clock)
+        return timed_s(sweep_finds_nothing)
 
     loaded(1_000, [BTC, ETH])
     few = min(swept() for _ in range(TRIES))
     loaded(49_000, [BTC, ETH])
     many = min(swept() for _ in range(TRIES))
     assert many < 2 * few
-
-
-def best_of_a_sweep(clock: TapeClock) -> float:
-    """How long one takes that finds nothing."""
-    began = time.perf_counter()
-    report = sweep.sweep(clock=clock)
-    assert (report.skipped, report.found, report.armed) == (False, 0, 0)
-    return time.perf_counter() - began
 
 
 def test_closing_together_costs_a_fraction_each_and_no_more_in_a_large_batch(market: Market) -> None:

@@ -14,14 +14,6 @@ from workers.drivers import next_token
 from workers.redis_client import connect
 
 
-def stands_by(clock: TapeClock) -> Market:
-    """A process that drives nothing."""
-    standby = Market(clock=clock, token=next_token())
-    standby.run(standby.engine._release())
-    standby.engine.held.clear()
-    return standby
-
-
 def later(clock: TapeClock) -> None:
     """A hundredth of a second."""
     clock.set(clock.now_ms() + 10)
@@ -57,7 +49,8 @@ def test_the_prices_of_a_process_that_lost_its_symbols_never_replace_those_of_th
 def test_what_came_before_a_deal_was_opened_does_not_fire_it_when_an_old_redis_is_taken_over(
     market: Market, trader: Account, clock: TapeClock
 ) -> None:
-    standby = stands_by(clock)
+    standby = Market(clock=clock, token=next_token())
+    standby.stand_by()
     market.tick("100", trade_id=1)
     for trade_id, price in enumerate(("120", "100"), start=2):
         later(clock)

@@ -3,7 +3,6 @@
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Iterator
 
@@ -28,12 +27,14 @@ def _servers_for(command: list[str]) -> Iterator[None]:
         yield
         return
     from cryptocraze.embedded import temporary_servers
+    from workers.interrupt import Interrupted, interruptible
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: through the end of the block
-        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
-    with temporary_servers() as addresses:
-        os.environ |= addresses
-        yield
+    try:
+        with interruptible(), temporary_servers() as addresses:
+            os.environ |= addresses
+            yield
+    except Interrupted as interrupted:
+        sys.exit(128 + interrupted.number)
 
 
 if __name__ == "__main__":

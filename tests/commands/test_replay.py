@@ -347,7 +347,7 @@ def test_an_interrupted_replay_on_temporary_servers_takes_them_down_too(
     process = Process(command, tmp_path / "log", env, cwd=tmp_path)
     try:
         if begun == "servers.log":
-            wait_until(lambda: list(public_folder.rglob("servers.log")), 30, "the servers start")
+            wait_until(lambda: list(public_folder.glob("*/data/servers.log")), 30, "the servers start")
         else:
             process.wait_for("0/2")
         process.signal(signal.SIGTERM)

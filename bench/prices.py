@@ -25,7 +25,7 @@ async def run(symbols: list[str]) -> None:
     from workers.engine import PriceEngine
 
     engine = PriceEngine(symbols, token=await asyncio.to_thread(next_token))
-    market = Market(symbols, answer=_say, backlog=lambda: len(engine.backlog), drained=engine.flush)
+    market = Market(symbols, answer=_say, backlog=lambda: len(engine.backlog), drained=engine.writer.flush)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, engine.stop)

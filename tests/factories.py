@@ -42,7 +42,7 @@ def set_price(symbol: str = "BTCUSDT", price: str = "100", *, age_s: float = 0, 
     at_ms = WALL_CLOCK.now_ms() - int(age_s * 1000)
     tick = Price(symbol, price, Decimal(price), at_ms, None, next(_seqs), at_ms)
     call = tick_call([tick], token=token, owner=secrets.token_hex(4), now_ms=WALL_CLOCK.now_ms(), publish=True)
-    _state, refused, flat, _done = PROCESS_TICKS.run(connect(), *call)
+    _state, refused, flat, *_ = PROCESS_TICKS.run(connect(), *call)
     assert not refused
     return parse_fired(flat)
 

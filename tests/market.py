@@ -100,7 +100,7 @@ class Market:
         return self.sent[before:]
 
     async def _flush(self) -> None:
-        await self.engine.flush()
+        await self.engine.writer.flush()
         await self.engine.send_fired()
 
     def run(self, work: Any) -> Any:

@@ -19,6 +19,9 @@ class Backlog:
 
     def __init__(self) -> None:
         self.wake = asyncio.Event()
+        """Prices wait."""
+        self.due = asyncio.Event()
+        """They need not wait for others any more."""
         self.came = asyncio.Event()
         """Set by each new price, cleared by who waits for the next one."""
         self._pending: deque[Price] = deque()
@@ -28,14 +31,16 @@ class Backlog:
         """How many prices wait."""
         return len(self._pending)
 
-    def add(self, price: Price) -> bool:
-        """Let a price wait; True when the oldest one of 200,000 was dropped for it."""
+    def add(self, price: Price, *, at_once: bool = False) -> bool:
+        """Let a price wait, or end the waiting with it; True when the oldest one of 200,000 was dropped for it."""
         full = len(self._pending) >= PENDING_LIMIT
         if full:
             self._pending.popleft()
         self._pending.append(price)
         self.wake.set()
         self.came.set()
+        if at_once:
+            self.due.set()
         return full
 
     def take(self, most: int) -> list[Price]:

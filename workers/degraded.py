@@ -115,7 +115,7 @@ class Degraded:
     async def _with_redis(self) -> SweepReport:
         """Only the workers cannot be told. Who holds no lease leaves it to who does."""
         engine = self._engine
-        await engine.flush()
+        await engine.writer.flush()
         held = frozenset(engine.held)
         if not held:
             return SweepReport()

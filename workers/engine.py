@@ -1,6 +1,6 @@
 """The prices process: from a tick to fired deals in the queue. One asyncio loop; what may block runs off it.
 
-pump: source → board (memory) → backlog        flush: backlog → Lua script (Redis) → fired
+pump: source → board (memory) → backlog        write: backlog → Lua script (Redis) → fired (workers/book_writer.py)
 send: fired → Celery                           lease: who drives which symbol
 While Redis or the broker does not answer, workers/degraded.py closes what is due in this process.
 """
@@ -26,7 +26,8 @@ from deals.crash_points import crash_point
 from deals.queries import newest_watch
 from workers import drivers, keys, system
 from workers.backlog import Backlog
-from workers.book import FIRED_CHUNK, Fired, parse_fired, read_fired
+from workers.book import Fired
+from workers.book_writer import BookWriter
 from workers.cancellation import end
 from workers.candles import Candles
 from workers.clock import WALL_CLOCK, Clock, to_ms
@@ -38,21 +39,15 @@ from workers.off_loop import in_thread
 from workers.outage import Outage
 from workers.prices import Price, PriceBoard
 from workers.recovery import Recovery
-from workers.redis_client import HOLD_LEASES, PROCESS_TICKS, RELEASE_LEASES
+from workers.redis_client import HOLD_LEASES, RELEASE_LEASES
 from workers.redis_link import Forgotten, RedisLink
 from workers.retry import DATABASE_ERRORS
 from workers.sources.base import PriceSource
-from workers.tick_call import tick_call
 
 log = structlog.get_logger(__name__)
 
-FLUSH_LIMIT: Final = 500
-FLUSH_EVERY_S: Final = 0.003
-"""While ticks come faster than this they wait for each other: a call to Redis costs as much as twenty ticks in it. One
-that comes alone goes at once."""
 LEASE_MS: Final = 3_000
 LEASE_RENEWAL_S: Final = 1.0
-RETRY_S: Final = 0.2
 REACH_S: Final = 2.0
 RECORD_S: Final = 2.0
 SEND_AT_ONCE: Final = 5_000
@@ -95,13 +90,12 @@ class PriceEngine:
         self.backlog = Backlog()
         self.memory = Memory()
         self.outage = Outage()
-        self._publish = publish
+        self.publish = publish
         self._send = send
         self._reach = reach
         self.link = RedisLink()
         self._fired: list[Fired] = []
         self._fired_wake = asyncio.Event()
-        self._answer_lost = False
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="send")
         self._reported: Counter[str] = Counter()
         self._sign = Sign("prices", self.owner)
@@ -110,6 +104,7 @@ class PriceEngine:
         self._stopping = asyncio.Event()
         self.is_recorded = False
         self._recorded_s = 0.0
+        self.writer = BookWriter(self)
         self.recovery = Recovery(self)
         self.degraded = Degraded(self)
         self.candles = Candles(self)
@@ -118,6 +113,11 @@ class PriceEngine:
     def stop(self) -> None:
         """Let `run` end in order. Rather than cancelling it: a cancellation may get lost on the way (see `end`)."""
         self._stopping.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called, or `run` ends for another reason."""
+        return self._stopping.is_set()
 
     async def run(self, source: PriceSource) -> None:
         """Read the source until it ends or `stop` is called; then flush, send and give the leases up."""
@@ -130,7 +130,7 @@ class PriceEngine:
             log.warning("prices.started_in_trouble", error=str(error))
             if isinstance(error, RedisError):  # at once, so that no price is taken for one that another process writes
                 self.outage.redis_failed(error, tries=1)
-        work = (self._flush_loop, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
+        work = (self.writer.run, self._send_loop, self._lease_loop, self._report_loop, self._sign_loop)
         beside = (self._reach_loop, self.degraded.run, self.candles.run)
         loops = [asyncio.create_task(loop()) for loop in (*work, *beside)]
         pump = asyncio.create_task(self._pump(source))
@@ -150,7 +150,7 @@ class PriceEngine:
         """Write what is pending, send what fired, give up the leases. Trouble is logged: the sweep is the promise."""
         if self.degraded.at_work:
             await self.degraded.round()
-        for step in (self.flush, self.send_fired, self._report, self._release, self._end_sign):
+        for step in (self.writer.flush, self.send_fired, self._report, self._release, self._end_sign):
             try:
                 await step()
             except (RedisError, BrokerError, *DATABASE_ERRORS, TimeoutError) as error:
@@ -185,38 +185,11 @@ class PriceEngine:
         """Queue an accepted price for the book. While Redis is away the oldest beyond 200,000 are dropped and
         counted."""
         self.candles.fold(price)
-        if self.backlog.add(price):
+        if self.backlog.add(price, at_once=self.writer.reaches_trigger(price)):
             self.board.dropped["backlog"] += 1
 
-    async def flush(self) -> None:
-        """Run all waiting prices through the book, in order. Raises RedisError; what was not confirmed goes on
-        waiting."""
-        while self.backlog:
-            async with self.flushing:  # for one batch: in a flood others must get their turn, or the leases run out
-                await self._flush_batch(self.backlog.take(FLUSH_LIMIT))
-
-    async def _flush_batch(self, batch: list[Price]) -> None:
-        held = [price for price in batch if price.symbol in self.held]
-        try:
-            await self._process(held)
-            if self._answer_lost:
-                self._take(await self._fired_unheard())
-        except BaseException:
-            self.backlog.give_back(batch)
-            self._answer_lost |= bool(held)
-            raise
-        self._answer_lost = False
-        self.memory.written(price for price in held if price.symbol in self.held)
-        self.backlog.keep(price for price in batch if price.symbol not in self.held)
-
-    async def _fired_unheard(self) -> list[Fired]:
-        """What fired in a call whose answer was lost: ticks that come again are passed over. Raises RedisError."""
-        entries = [pair async for pair in self.link.client.hscan_iter(keys.fired(), count=FIRED_CHUNK)]
-        fired = [item for item in read_fired(entries) if item.symbol in self.held and not self.memory.holds(item)]
-        log.warning("prices.answer_lost", deals=len(fired))
-        return fired
-
-    def _take(self, fired: Sequence[Fired]) -> None:
+    def take(self, fired: Sequence[Fired]) -> None:
+        """Remember what has fired until it is settled, and have it sent."""
         self.memory.hold(fired)
         self.queue_fired(fired)
 
@@ -225,30 +198,6 @@ class PriceEngine:
         if fired:
             self._fired += fired
             self._fired_wake.set()
-
-    async def _process(self, prices: Sequence[Price]) -> None:
-        """Run prices through the tick script, and take what fires. What is sent twice does nothing the second time."""
-        while prices:
-            done = await self._call_script(prices)
-            prices = prices[done:]
-
-    async def _call_script(self, prices: Sequence[Price]) -> int:
-        """One call of it; returns how many of the prices are done. One that very many deals wait for takes several."""
-        call = tick_call(prices, token=self.token, owner=self.owner, now_ms=self.clock.now_ms(), publish=self._publish)
-        crash_point("fire.before_script")
-        state, refused, flat, done = await PROCESS_TICKS.run_async(self.link.client, *call)
-        crash_point("fire.after_script")
-        self.outage.redis_answered()
-        if not state:
-            self.link.forgotten = True
-        if refused:
-            log.warning("prices.refused", symbols=refused, owner=self.owner)
-            self.held.difference_update(refused)
-        fired = parse_fired(flat)
-        self._take(fired)
-        for item in fired[:20]:
-            log.info("deal.fired", deal_id=item.deal_id, symbol=item.symbol, price=item.price, deals=len(fired))
-        return int(done)
 
     async def send_fired(self) -> None:
         """Hand everything that has fired to Celery. Raises kombu's OperationalError, TimeoutError when it takes long:
@@ -270,7 +219,7 @@ class PriceEngine:
         """Take or renew the leases; a free symbol that wants a newer token gets one. Raises RedisError."""
         held, renewed, fenced = await self._ask_for_leases()
         if fenced or self.board.numbers_left < TOKEN_RESERVE or self._newest_token > self.token:
-            await self.flush()
+            await self.writer.flush()
             await self.renew_token()
             held, renewed, _ = await self._ask_for_leases()
         if self.held & held - renewed:  # ran out, or was forgotten: it was ours a second ago
@@ -324,23 +273,6 @@ class PriceEngine:
         except DATABASE_ERRORS as error:  # no deal is opened without PostgreSQL
             log.warning("prices.newest_watch_unknown", error=str(error))
             return {}
-
-    async def _flush_loop(self) -> None:
-        next_s = 0.0
-        while not self._stopping.is_set():
-            await self.backlog.wake.wait()
-            await asyncio.sleep(next_s - time.monotonic())
-            next_s = time.monotonic() + FLUSH_EVERY_S
-            self.backlog.wake.clear()
-            try:
-                await self.recovery.run()
-                await self.flush()
-                if self.link.forgotten:
-                    await self.recovery.run()
-            except (RedisError, *DATABASE_ERRORS) as error:
-                self.failed(error)
-                await asyncio.sleep(RETRY_S)
-                self.backlog.wake.set()
 
     async def _send_loop(self) -> None:
         while not self._stopping.is_set():

@@ -76,7 +76,7 @@ async def _tick(prices: PriceEngine, text: str) -> Price:
     if price is None or SYMBOL not in prices.held:
         raise Failed(f"self-check: the price was refused ({dict(prices.board.dropped)}, driven: {prices.held})")
     prices.enqueue(price)
-    await prices.flush()
+    await prices.writer.flush()
     await prices.send_fired()
     return price
 

@@ -20,10 +20,11 @@ from tqdm import tqdm
 from deals import services
 from deals.models import Deal, Monitoring
 from workers import book, keys, queues, sweep, system
+from workers.book_writer import FLUSH_LIMIT
 from workers.clock import TapeClock
 from workers.dispatch import send_closures
 from workers.drivers import next_token
-from workers.engine import FLUSH_LIMIT, PriceEngine
+from workers.engine import PriceEngine
 from workers.models import DeadLetter
 from workers.prices import RedisQuoteBoard
 from workers.redis_client import connect
@@ -116,7 +117,7 @@ class Replay:
             await self._in_domain(lambda: self._open(openings))
 
     async def _flush(self, engine: PriceEngine) -> None:
-        await engine.flush()
+        await engine.writer.flush()
         await engine.send_fired()
 
     async def _in_domain(self, work: Callable[[], T]) -> T:

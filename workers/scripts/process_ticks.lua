@@ -8,7 +8,8 @@
 --       a tick: symbol's number (1..n), price, exchange time (ms), trade id or '', sequence, received (ms); then for each
 --       of the n symbols: name, channel
 -- Returns {state, {symbols whose ticks were refused: another process drives them}, {id, entry, id, entry, …}, how many ticks
--- are done}. A tick that crosses very many deals fires some of them and is not done: it, and all after it, must come again.
+-- are done, {symbol, the highest lower and the lowest upper trigger that wait then, …: '' for none, or when none may fire}}.
+-- A tick that crosses very many deals fires some of them and is not done: it, and all after it, must come again.
 -- It is stored with the last of them: until then nobody else sees its price. Nothing waits long for this script.
 -- A fired entry is version|symbol|price|trade id|exchange ms|received ms|fired ms|detector, and |gap ms when the tick came
 -- after a time without prices that made the last one stale. The price keeps the last such gap and the tick that ended it.
@@ -59,6 +60,7 @@ local function find_nearest(s)
     local up = redis.call('ZRANGE', s.upper, 0, 0, 'WITHSCORES')
     local down = redis.call('ZREVRANGE', s.lower, 0, 0, 'WITHSCORES')
     s.lowest_upper, s.highest_lower = tonumber(up[2]) or math.huge, tonumber(down[2]) or -math.huge
+    s.nearest_lower, s.nearest_upper = down[2], up[2]
 end
 
 local function fire(s, ids, tail)
@@ -154,4 +156,9 @@ if events and #fired > 0 then
         '{"count":' .. #fired / 2 .. ',"deals":[' .. table.concat(deals, ',') .. ']}')
 end
 
-return {state, refused, fired, done}
+local nearest = {}
+for i, s in ipairs(symbols) do
+    nearest[3 * i - 2], nearest[3 * i - 1], nearest[3 * i] = s.name, s.nearest_lower or '', s.nearest_upper or ''
+end
+
+return {state, refused, fired, done, nearest}

@@ -64,10 +64,10 @@ def test_a_tick_is_stored_only_when_all_of_it_has_fired(market: Market, clock: T
     (tick,) = market.accepted("111")
     call = tick_call([tick], token=1, owner=market.engine.owner, now_ms=NOW, publish=False)
     for left in (3, 0):
-        _state, _refused, flat, done = PROCESS_TICKS.run(client, *call)
+        _state, _refused, flat, done, _nearest = PROCESS_TICKS.run(client, *call)
         assert (len(flat), done, client.hgetall(keys.price(BTC))) == (6, 0, before)
         assert len(client.zrangebyscore(keys.upper(BTC), "-inf", "111")) == left
-    _state, _refused, flat, done = PROCESS_TICKS.run(client, *call)
+    _state, _refused, flat, done, _nearest = PROCESS_TICKS.run(client, *call)
     assert (flat, done, client.hget(keys.price(BTC), "price")) == ([], 1, "111")
 
 

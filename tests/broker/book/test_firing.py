@@ -13,8 +13,8 @@ from held import NOW, waits
 from market import BTC, ETH, NOT_IN_BOOK, Market, in_book, row, say_state
 
 from workers import book, keys
+from workers.book_writer import FLUSH_LIMIT
 from workers.clock import TapeClock
-from workers.engine import FLUSH_LIMIT
 from workers.redis_client import CACHE_STATE, connect
 from workers.sources.base import Tick
 
@@ -138,13 +138,13 @@ def test_an_older_system_state_does_not_replace_a_newer_one(market: Market, cloc
 def test_the_same_call_sent_twice_does_nothing_the_second_time(market: Market, clock: TapeClock) -> None:
     prices = [market.engine.board.accept(tick) for tick in _ticks("100", "111", "105")]
     book.arm([row(1, "110")], clock=clock)
-    market.run(market.engine._process(prices))
+    market.run(market.engine.writer.process(prices))
     assert [item.price for item in market.flush()] == ["111"]
     client: Any = connect()
     before = (client.hgetall(keys.price(BTC)), client.xrange(keys.window(BTC)))
     book.clear_fired([(1, 1)])
     book.arm([row(1, "104", watch_version=2, watched_from_seq=market.seq())], clock=clock)
-    market.run(market.engine._process(prices))
+    market.run(market.engine.writer.process(prices))
     assert market.flush() == []
     after = client.hgetall(keys.price(BTC))
     assert {**after, "cut": ""} == {**before[0], "cut": ""}
@@ -216,7 +216,7 @@ def test_a_flood_of_prices_lets_others_have_their_turn(market: Market, clock: Ta
         engine.enqueue(price)
 
     async def come_between() -> tuple[set[str], int]:
-        flood = asyncio.create_task(engine.flush())
+        flood = asyncio.create_task(engine.writer.flush())
         async with engine.flushing:
             await asyncio.wait_for(engine.hold_leases(), 5)
         waiting = 0

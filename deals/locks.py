@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from typing import NamedTuple
+
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 
 from deals.errors import NotFound, Unavailable
-from deals.models import Account, Deal, SystemState
+from deals.models import Deal, SystemState
 from deals.sql import statement
 
 State = SystemState.State
 MAY_OPEN = frozenset({State.RUNNING})
 MAY_SETTLE = frozenset({State.RUNNING, State.DRAINING, State.STOPPED})
+
+
+class FreeBalance(NamedTuple):
+    """What opening a deal needs of an account, locked."""
+
+    account_id: int
+    balance: Decimal
 
 
 def hold_stop_lock(allowed: frozenset[SystemState.State]) -> None:
@@ -22,22 +33,31 @@ def hold_stop_lock(allowed: frozenset[SystemState.State]) -> None:
     """
     with connection.cursor() as cursor:
         cursor.execute(statement("hold_stop_lock"))
+        _require_state(cursor, allowed)
+
+
+def hold_stop_lock_and_account(allowed: frozenset[SystemState.State], user_id: int) -> FreeBalance:
+    """As `hold_stop_lock`; then lock a user's account, in the same trip to the server.
+
+    Erasing locks the account too: who waited for it sees here that it came first. Raises Unavailable
+    `system_not_running`, NotFound, also when the user was erased.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(statement("hold_stop_lock") + statement("lock_account"), {"user_id": user_id})
+        _require_state(cursor, allowed)
         cursor.nextset()
-        row = cursor.fetchone()
+        account = cursor.fetchone()
+    if account is None or account[2] is not None:
+        raise NotFound("You have no account.")
+    return FreeBalance(account[0], account[1])
+
+
+def _require_state(cursor: CursorWrapper, allowed: frozenset[SystemState.State]) -> None:
+    cursor.nextset()
+    row = cursor.fetchone()
     state = row[0] if row else "missing"
     if state not in allowed:
         raise Unavailable("system_not_running", f"The system is {state}: this is refused until an operator resumes it.")
-
-
-def lock_account(user_id: int) -> Account:
-    """Lock and return a user's account. Raises NotFound, also when the user was erased.
-
-    Erasing locks the account too: who waited for it sees here that it came first.
-    """
-    account = Account.objects.select_for_update(no_key=True).filter(user_id=user_id).first()
-    if account is None or account.erased_at is not None:
-        raise NotFound("You have no account.")
-    return account
 
 
 def lock_deal(deal_id: int, *, user_id: int | None = None) -> Deal:

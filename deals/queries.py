@@ -80,6 +80,11 @@ def watch_rows(ids: Iterable[int]) -> list[WatchRow]:
         return [WatchRow(*row) for row in cursor.fetchall()]
 
 
+def watch_row(deal: Deal) -> WatchRow:
+    """The same of one deal, as its writer has it."""
+    return WatchRow(*(getattr(deal, field) for field in WatchRow._fields))
+
+
 def pending_rows(limit: int) -> list[WatchRow]:
     """The oldest deals that are to be armed."""
     return _read(_watched().filter(monitoring=Monitoring.PENDING), limit)

@@ -18,6 +18,7 @@ from deals import locks, money
 from deals.crash_points import crash_point
 from deals.errors import Conflict, DealError, NotFound
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Monitoring, Notification, Status
+from deals.queries import WatchRow, watch_row
 from deals.quotes import Quote
 from deals.settlement import Due, settle
 from deals.signals import deal_changed
@@ -65,9 +66,8 @@ def open_deal(
     _check_terms(symbol, direction, amount, multiplier, quote)
     at = now or timezone.now()
     with transaction.atomic():
-        locks.hold_stop_lock(locks.MAY_OPEN)
-        account = locks.lock_account(user_id)
-        earlier = _opened_before(account, client_id)
+        account = locks.hold_stop_lock_and_account(locks.MAY_OPEN, user_id)
+        earlier = _opened_before(account.account_id, client_id)
         if earlier is not None:
             # Before the levels are checked: the price may have crossed them since, and a repeat is still a repeat.
             _require_same_terms(earlier, symbol, direction, amount, multiplier)
@@ -80,13 +80,13 @@ def open_deal(
                 field="amount",
             )
         deal = Deal(
-            account=account, client_id=client_id, symbol=symbol, direction=direction, amount=amount,
+            account_id=account.account_id, client_id=client_id, symbol=symbol, direction=direction, amount=amount,
             multiplier=multiplier, open_price=quote.price, opened_at=at,
         )  # fmt: skip
         _watch(deal, levels, quote, at)
         crash_point("open.before_write")
         _insert(deal)
-        _announce(deal)
+        _announce(deal, [watch_row(deal)])
         crash_point("open.before_commit")
     log.info("deal.opened", deal_id=deal.pk, symbol=symbol, direction=direction, price=money.plain(quote.price))
     return deal
@@ -284,10 +284,10 @@ def _check_levels(direction: Direction, levels: Levels, price: Decimal) -> None:
         raise DealError(error.code, str(error), field=error.field) from None
 
 
-def _opened_before(account: Account, client_id: str | None) -> Deal | None:
+def _opened_before(account_id: int, client_id: str | None) -> Deal | None:
     if client_id is None:
         return None
-    return Deal.objects.filter(account=account, client_id=client_id).first()
+    return Deal.objects.filter(account_id=account_id, client_id=client_id).first()
 
 
 def _require_same_terms(deal: Deal, symbol: str, direction: str, amount: Decimal, multiplier: int) -> None:
@@ -334,11 +334,11 @@ def _tell(deal: Deal, kind: Notification.Kind, at: datetime) -> None:
     )
 
 
-def _announce(deal: Deal) -> None:
+def _announce(deal: Deal, rows: list[WatchRow] | None = None) -> None:
     # A failing receiver must not look like a failed transaction: the row says `pending`, the sweep finds it.
     def send() -> None:
         crash_point("change.before_signal")
-        deal_changed.send(sender=Deal, ids=[deal.pk])
+        deal_changed.send(sender=Deal, ids=[deal.pk], rows=rows)
 
     transaction.on_commit(send, robust=True)
 

@@ -3,7 +3,8 @@
 from django.dispatch import Signal
 
 deal_changed = Signal()
-"""Sent after commit with `ids: list[int]`: deals whose triggers, version or monitoring state are new.
+"""Sent after commit with `ids: list[int]`: deals whose triggers, version or monitoring state are new; and with `rows`:
+their `deals.queries.WatchRow` as just committed, or None where it is to be read.
 
 A hint, never the record that work is due: that record is the deal's row (`monitoring`, `watch_version`).
 """

@@ -15,7 +15,7 @@ import structlog
 from django.conf import settings
 from redis import Redis
 
-from deals.models import WATCHED
+from deals.models import WATCHED, Monitoring
 from deals.money import plain
 from deals.queries import WatchedRange, WatchRow
 from deals.settlement import Due
@@ -103,6 +103,11 @@ class Armed(NamedTuple):
 
     held: list[WatchRow]
     fired: list[Fired]
+
+    @property
+    def pending(self) -> list[WatchRow]:
+        """Those held whose rows do not say so yet."""
+        return [row for row in self.held if row.monitoring == Monitoring.PENDING]
 
 
 def parse_fired(flat: Sequence[str]) -> list[Fired]:

@@ -26,7 +26,7 @@ from workers.dispatch import send_closures
 log = structlog.get_logger(__name__)
 
 
-def on_deal_changed(ids: list[int], **_signal: Any) -> None:
+def on_deal_changed(ids: list[int], rows: list[WatchRow] | None = None, **_signal: Any) -> None:
     """Bring the book in line with these deals' rows, publish their notifications, resolve their dead letters.
 
     When Redis or the broker is away the rows keep saying what is due (`pending`, unpublished) and the sweep does it.
@@ -34,7 +34,7 @@ def on_deal_changed(ids: list[int], **_signal: Any) -> None:
     if settings.STATIC_ONLY:
         return
     try:
-        rows = watch_rows(ids)
+        rows = watch_rows(ids) if rows is None else rows
         arm_rows(rows)
         if changed := [row.id for row in rows if row.watch_version > 1 or row.monitoring not in WATCHED]:
             dead_letters.resolve(changed)
@@ -60,28 +60,26 @@ def arm_rows(
 ) -> int:
     """Arm what PostgreSQL says, write down that it is armed, hand over what fired at once; returns how many were armed.
 
-    The book first, the row second: a crash in between leaves `pending`, and arming twice changes nothing.
+    The book first, the row second: a crash in between leaves `pending`, and arming twice changes nothing. A deal that
+    turns out to have changed since its row was read is armed, or taken out, as it is now.
     Raises redis.RedisError, kombu OperationalError.
     """
     crash_point("arm.before_book")
-    return note_armed(book.arm(rows, clock=clock), hand_over=hand_over)
+    armed = book.arm(rows, clock=clock)
+    marked = note_armed(armed, hand_over=hand_over)
+    if changed := [row.id for row in armed.pending if row.id not in marked]:
+        arm_rows(watch_rows(changed), clock=clock, hand_over=hand_over)
+    return len(marked)
 
 
-def note_armed(armed: book.Armed, *, hand_over: Callable[[Sequence[Fired]], object] = send_closures) -> int:
-    """The second half of `arm_rows`. Raises kombu OperationalError."""
+def note_armed(armed: book.Armed, *, hand_over: Callable[[Sequence[Fired]], object] = send_closures) -> set[int]:
+    """The second half of `arm_rows`; returns the ids of those that were marked. Raises kombu OperationalError."""
     crash_point("arm.before_row")
-    pending = [row for row in armed.held if row.monitoring == "pending"]
-    if pending:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                statement("mark_armed"),
-                {
-                    "ids": [row.id for row in pending],
-                    "versions": [row.watch_version for row in pending],
-                    "now": timezone.now(),
-                },
-            )
+    pending = armed.pending
+    marked = _mark_armed(pending) if pending else set()
     for row in pending:
+        if row.id not in marked:
+            continue
         log.info(
             "deal.armed", deal_id=row.id, symbol=row.symbol, version=row.watch_version,
             upper=_shown(row.upper_trigger), lower=_shown(row.lower_trigger),
@@ -90,7 +88,19 @@ def note_armed(armed: book.Armed, *, hand_over: Callable[[Sequence[Fired]], obje
         crash_point("arm.before_sending")
         hand_over(armed.fired)
         announce.publish_triggers(armed.fired)
-    return len(pending)
+    return marked
+
+
+def _mark_armed(rows: Sequence[WatchRow]) -> set[int]:
+    """The ids of those that are pending at that very version, and were marked."""
+    words: dict[str, Any] = {
+        "ids": [row.id for row in rows],
+        "versions": [row.watch_version for row in rows],
+        "now": timezone.now(),
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(statement("mark_armed"), words)
+        return {deal_id for (deal_id,) in cursor.fetchall()}
 
 
 def _shown(trigger: Any) -> str | None:

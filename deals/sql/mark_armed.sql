@@ -1,6 +1,6 @@
 -- Records that the book holds these deals at these versions; what changed meanwhile is left alone. The commit need not
 -- wait for the disk: what a crash of PostgreSQL loses of it is `pending` again, and the sweep arms it once more. Must be
--- the only thing its transaction writes.
+-- the only thing its transaction writes. Returns the ids of those that it was recorded of.
 WITH armed AS (
     UPDATE deals
     SET monitoring = 'armed', monitoring_since = %(now)s
@@ -16,3 +16,4 @@ WITH armed AS (
 )
 INSERT INTO deal_events (deal_id, kind, version, at, error)
 SELECT id, 'armed', watch_version, %(now)s, '' FROM armed
+RETURNING deal_id

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from celery.signals import worker_init, worker_process_init
@@ -11,12 +10,10 @@ from django.db import connection
 from redis.exceptions import RedisError
 
 from workers import system
+from workers.garbage import collect_rarely
 from workers.retry import DATABASE_ERRORS
 
 log = structlog.get_logger(__name__)
-
-COLLECT_AFTER: Final = 50_000
-"""Objects made and not freed before cycles are looked for: a batch makes some ten thousand, all freed."""
 
 
 @worker_init.connect(weak=False)
@@ -38,6 +35,5 @@ def before_consuming(**_signal: Any) -> None:
 
 @worker_process_init.connect(weak=False)
 def before_working(**_signal: Any) -> None:
-    """Keep the garbage collector from going through a batch while it is settled, and through what never goes away."""
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, 20, 20)
+    """Keep the garbage collector from going through a batch while it is settled."""
+    collect_rarely()

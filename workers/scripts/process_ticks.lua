@@ -31,7 +31,7 @@ for i = 1, n do
     local holder = redis.call('GET', KEYS[k + 6])
     s.refused = (h[1] and tonumber(h[1]) > tonumber(token)) or (holder and holder ~= owner)
     if s.refused then refused[#refused + 1] = s.name end
-    s.b_seq, s.b_low, s.b_high, s.b_at, s.cut = h[2], h[3], h[4], h[5], tonumber(h[6] or '-1')
+    s.token, s.b_seq, s.b_low, s.b_high, s.b_at, s.cut = h[1], h[2], h[3], h[4], h[5], tonumber(h[6] or '-1')
     s.seen, s.received, s.ticks = tonumber(h[7] or '0'), tonumber(h[8]), tonumber(h[9] or '0')
     symbols[i] = s
 end
@@ -47,12 +47,13 @@ end
 local function widen(s, price, seq, received)
     local fresh = not s.b_seq or tonumber(received) - tonumber(s.b_at) >= BUCKET_MS or s.cut >= tonumber(s.b_seq)
     if not fresh then
-        if tonumber(price) < tonumber(s.b_low) then s.b_low = price end
-        if tonumber(price) > tonumber(s.b_high) then s.b_high = price end
+        if tonumber(price) < tonumber(s.b_low) then s.b_low, s.wider = price, true end
+        if tonumber(price) > tonumber(s.b_high) then s.b_high, s.wider = price, true end
         return
     end
     if s.b_seq then store_bucket(s) end
     s.b_seq, s.b_low, s.b_high, s.b_at, s.cut = seq, price, price, received, -1
+    s.wider, s.fresh = true, true
 end
 
 -- The lowest upper and the highest lower trigger: a tick between them reaches none.
@@ -130,15 +131,24 @@ for a = 1, #ticks, 6 do
     end
 end
 
+-- The last tick of a symbol, and what else has changed: each field costs.
+local function store(s)
+    local fields = {'price', s.last[1], 'at', s.last[2], 'trade_id', s.last[3], 'seq', s.last[4], 'received', s.last[5],
+        'ticks', string.format('%d', s.ticks)}
+    local function add(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
+    if s.token ~= token then add('token', token) end
+    if s.wider then add('b_low', s.b_low) add('b_high', s.b_high) end
+    if s.fresh then add('b_seq', s.b_seq) add('b_at', s.b_at) add('cut', s.cut) end
+    if s.gap then add('gap', s.gap) add('gap_seq', s.gap_seq) end
+    redis.call('HSET', s.price_key, unpack(fields))
+end
+
 for _, s in ipairs(symbols) do
     if s.last then
-        redis.call('HSET', s.price_key, 'token', token, 'price', s.last[1], 'at', s.last[2], 'trade_id', s.last[3],
-            'seq', s.last[4], 'received', s.last[5], 'b_seq', s.b_seq, 'b_low', s.b_low, 'b_high', s.b_high,
-            'b_at', s.b_at, 'cut', tostring(s.cut), 'ticks', string.format('%d', s.ticks))
-        if s.gap then redis.call('HSET', s.price_key, 'gap', s.gap, 'gap_seq', s.gap_seq) end
+        store(s)
         if publish then
             redis.call('PUBLISH', s.channel,
-                cjson.encode({symbol = s.name, price = s.last[1], timestamp = tonumber(s.last[2])}))
+                '{"symbol":"' .. s.name .. '","price":"' .. s.last[1] .. '","timestamp":' .. s.last[2] .. '}')
         end
     end
 end

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from workers.clock import WALL_CLOCK
 from workers.drivers import next_token
 from workers.engine import PriceEngine
+from workers.garbage import collect_rarely
 from workers.sources import SOURCE_NAMES, SourceError, build_source
 
 
@@ -58,4 +59,5 @@ async def _run(source_name: str, symbols: list[str]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, engine.stop)
+    collect_rarely()
     await engine.run(source)

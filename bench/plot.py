@@ -34,7 +34,7 @@ def draw(figures: Sequence[Figure], path: Path, title: str) -> bool:
     axes.set_yticks(range(len(rows)), [f"{figure.part}: {figure.what}" for figure in rows], fontsize=9)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlim(min(0.5, 0.8 * min(factors)), 2.5 * max(1.0, *factors))
+    axes.set_xlim(max(0.01, min(0.5, 0.8 * min(factors))), 2.5 * max(1.0, *factors))  # what never ended is at 0
     axes.axvline(1, color="black", linewidth=1)
     for number, figure in enumerate(rows):
         if figure.goal and figure.must:

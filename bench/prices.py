@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import django
@@ -23,20 +24,23 @@ async def run(symbols: list[str]) -> None:
     """Drive these symbols until told to end."""
     from workers.drivers import next_token
     from workers.engine import PriceEngine
+    from workers.garbage import collect_rarely
 
     engine = PriceEngine(symbols, token=await asyncio.to_thread(next_token))
-    market = Market(symbols, answer=_say, backlog=lambda: len(engine.backlog), drained=engine.writer.flush)
+    market = Market(symbols, answer=answer, backlog=lambda: len(engine.backlog), drained=engine.writer.flush)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, engine.stop)
-    reading = asyncio.create_task(_read(market, engine.stop))
+    collect_rarely()
+    reading = asyncio.create_task(read_commands(market, engine.stop))
     try:
         await engine.run(market)
     finally:
         reading.cancel()
 
 
-async def _read(market: Market, stop: Any) -> None:
+async def read_commands(market: Market, stop: Callable[[], None]) -> None:
+    """Pass on what the bench says, one JSON object a line, until it ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
@@ -44,8 +48,9 @@ async def _read(market: Market, stop: Any) -> None:
     stop()  # the bench has ended
 
 
-def _say(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer, separators=(",", ":")) + "\n")
+def answer(facts: dict[str, Any]) -> None:
+    """Answer the bench."""
+    sys.stdout.write(json.dumps(facts, separators=(",", ":")) + "\n")
     sys.stdout.flush()
 
 

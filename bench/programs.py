@@ -81,7 +81,14 @@ class Programs:
 
     def start_prices(self, symbols: list[str], name: str = "prices") -> Prices:
         """Start a prices process for these symbols and wait until it drives them."""
-        command = [sys.executable, "-m", "bench.prices", ",".join(symbols)]
+        return self._start_market(name, ["bench.prices", ",".join(symbols)])
+
+    def start_floor(self, symbols: list[str], call_every_s: float, name: str = "floor") -> Prices:
+        """Start a process that does nothing with the ticks; see bench/floor.py."""
+        return self._start_market(name, ["bench.floor", ",".join(symbols), str(call_every_s)])
+
+    def _start_market(self, name: str, module: list[str]) -> Prices:
+        command = [sys.executable, "-m", *module]
         process = self._start(name, with_parent("SIGTERM", command), {"PROCESS_NAME": "prices"}, pipes=True)
         try:
             return Prices(process)

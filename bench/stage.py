@@ -42,6 +42,10 @@ class Usage:
         """Of all our programs and servers."""
         return sum(self.cpu_s.values())
 
+    def share(self, cores: int) -> float:
+        """What they used of all cores, in percent."""
+        return 100 * self.total_s / self.seconds / cores
+
     def text(self, cores: int) -> str:
         """Shares of one core, the busiest first, and what the machine did in all."""
         shares = sorted([*self.cpu_s.items(), ("bench", self.bench_s)], key=lambda item: -item[1])

@@ -78,6 +78,7 @@ DATABASES["default"].setdefault("OPTIONS", {})
 DATABASES["default"]["OPTIONS"] |= {
     "application_name": f"cryptocraze-{env.text('PROCESS_NAME', 'manage')}",
     "connect_timeout": 3,
+    "prepare_threshold": 5,  # only deals/prepared.py prepares statements; None would forbid it
     # A server that is gone without a word (a machine that died, a network that drops everything) is noticed after 10 s.
     # Without these a process would wait for its answer for a quarter of an hour or more. Sockets of UNIX need none.
     "tcp_user_timeout": 10_000,
@@ -92,6 +93,7 @@ DATABASES["default"]["OPTIONS"] |= {
             "lock_timeout": "5s",
             "idle_in_transaction_session_timeout": "20s",
             "client_connection_check_interval": "500ms",
+            "plan_cache_mode": "force_generic_plan",  # for deals/prepared.py
         }.items()
     ),
 }

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import structlog
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from deals import locks, money
 from deals.crash_points import crash_point
 from deals.errors import Conflict, DealError, NotFound
 from deals.models import Account, Deal, DealEvent, LedgerEntry, Monitoring, Notification, Status
+from deals.prepared import execute_prepared
 from deals.queries import WatchRow, watch_row
 from deals.quotes import Quote
 from deals.settlement import Due, settle
@@ -311,9 +312,7 @@ def _watch(deal: Deal, levels: Levels, quote: Quote, at: datetime) -> None:
 def _insert(deal: Deal) -> None:
     """Write the deal with its posting, its event and the account's balances, in one statement."""
     row = {field.attname: getattr(deal, field.attname) for field in Deal._meta.concrete_fields}  # noqa: SLF001 - Django's public _meta
-    with connection.cursor() as cursor:
-        cursor.execute(statement("write_opening"), row)
-        deal.pk = cursor.fetchone()[0]
+    [(deal.pk,)] = execute_prepared(statement("write_opening"), row)
     deal._state.adding = False  # noqa: SLF001 - as Model.from_db does
 
 

@@ -22,6 +22,7 @@ from deals import locks, money
 from deals.arrays import array, instant_array, text_array
 from deals.crash_points import crash_point
 from deals.pnl import Outcome, close_outcome
+from deals.prepared import execute_planned
 from deals.signals import settled
 from deals.sql import statement
 from deals.triggers import Direction, Triggers, close_reason
@@ -231,9 +232,8 @@ def record_lost_commits() -> int:
 
 
 def _lock(ids: list[int]) -> list[_Locked]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement("lock_for_settlement"), {"ids": array(ids)})
-        return [_Locked._make(row) for row in cursor.fetchall()]
+    rows = execute_planned(statement("lock_for_settlement"), {"ids": array(ids)}, rows=len(ids))
+    return [_Locked._make(row) for row in rows]
 
 
 def _decide(by_id: dict[int, Due], deals: list[_Locked], report: Report) -> list[_Closing]:
@@ -333,9 +333,8 @@ def _execute(closings: list[_Closing], started_at: datetime) -> dict[int, _Writt
         "started_at": started_at,
         "closed_at": closed_at,
     }
-    with connection.cursor() as cursor:
-        cursor.execute(statement("write_settlement"), columns)
-        return {row[0]: _Written(row[1], row[2], closed_at) for row in cursor.fetchall()}
+    rows = execute_planned(statement("write_settlement"), columns, rows=len(closings))
+    return {row[0]: _Written(row[1], row[2], closed_at) for row in rows}
 
 
 def _closure(closing: _Closing, written: _Written) -> Closure:

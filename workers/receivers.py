@@ -7,7 +7,6 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.db import connection
 from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
@@ -15,6 +14,7 @@ from redis.exceptions import RedisError
 from deals.crash_points import crash_point
 from deals.models import WATCHED, Detector
 from deals.money import plain
+from deals.prepared import execute_planned
 from deals.queries import WatchRow, watch_rows
 from deals.settlement import Report
 from deals.sql import statement
@@ -98,9 +98,7 @@ def _mark_armed(rows: Sequence[WatchRow]) -> set[int]:
         "versions": [row.watch_version for row in rows],
         "now": timezone.now(),
     }
-    with connection.cursor() as cursor:
-        cursor.execute(statement("mark_armed"), words)
-        return {deal_id for (deal_id,) in cursor.fetchall()}
+    return {deal_id for (deal_id,) in execute_planned(statement("mark_armed"), words, rows=len(rows))}
 
 
 def _shown(trigger: Any) -> str | None:

@@ -20,6 +20,7 @@ from bench.errors import NoRoom
 from bench.options import Options
 from cryptocraze import embedded_home
 from cryptocraze.embedded import DATABASE, EmbeddedServers, running
+from workers.interrupt import undisturbed
 
 PRISTINE: Final = "pristine"
 """The migrated, empty database that every scene is copied from."""
@@ -90,7 +91,8 @@ def durable_servers(options: Options) -> Iterator[Servers]:
             _set_environment(servers, options)
             yield Servers(servers)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with undisturbed():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_room(folder: Path, options: Options) -> None:

@@ -29,6 +29,7 @@ from psycopg import sql
 
 from cryptocraze import embedded_home
 from cryptocraze.env import ADDRESS_FILE, BASE_DIR, LOCK_FILE, SECRET_KEY_FILE, SettingError
+from workers.interrupt import undisturbed
 
 POSTGRES, VALKEY = "postgres", "valkey"
 DATABASE = "cryptocraze"
@@ -246,15 +247,16 @@ def running(servers: EmbeddedServers) -> Iterator[EmbeddedServers]:
         servers.publish()
         yield servers
     finally:
-        for child in children:
-            child.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown; Valkey takes it as SIGTERM
-        for child in children:
-            try:
-                child.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        servers.close()
+        with undisturbed():
+            for child in children:
+                child.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown; Valkey takes it as SIGTERM
+            for child in children:
+                try:
+                    child.wait(STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+            servers.close()
 
 
 @contextlib.contextmanager
@@ -271,7 +273,8 @@ def temporary_servers() -> Iterator[dict[str, str]]:
                 "SECRET_KEY": secrets.token_urlsafe(48),
             }
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with undisturbed():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def with_parent(ending: str, command: list[str], user: str = "-") -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
 
 import pytest
 
-from workers.interrupt import Interrupted, interruptible
+from workers.interrupt import Interrupted, interruptible, undisturbed
 
 
 class Closing:
@@ -69,3 +70,40 @@ def test_without_a_signal_everything_is_as_before() -> None:
         pass
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == handlers
     assert sys.unraisablehook is hook
+
+
+def test_what_takes_things_down_is_not_left_half_done() -> None:
+    done = []
+
+    def work_and_take_down() -> None:
+        with undisturbed():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            done.append("taken down")
+        done.append("more work")
+
+    with pytest.raises(Interrupted) as raised, interruptible():
+        work_and_take_down()
+    assert (done, raised.value.number) == (["taken down"], signal.SIGTERM)
+
+
+def test_whoever_handled_a_signal_before_handles_it_afterwards() -> None:
+    heard: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: heard.append(number))
+    with undisturbed():
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == []
+    assert heard == [signal.SIGTERM]
+
+
+def test_another_thread_is_not_signalled_anyway() -> None:
+    done: list[bool] = []
+
+    def take_down() -> None:
+        with undisturbed():
+            done.append(True)
+
+    thread = threading.Thread(target=take_down)
+    thread.start()
+    thread.join()
+    assert done == [True]

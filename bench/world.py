@@ -92,8 +92,19 @@ class World:
         loaded = load(self._servers.database_url, count, plan, per_account=self._options.per_account)
         self._say(f"arming {count:,} deals")
         self.arm(after=loaded.first - 1)
+        self.rewrite_file()
         self.open += count
         return loaded
+
+    def rewrite_file(self) -> None:
+        """Have Redis rewrite its file now: grown by a book, it would do so in the middle of what is measured next."""
+        self.redis.bgrewriteaof()
+
+        def is_done() -> bool:
+            facts = self.redis.info("persistence")
+            return not (facts["aof_rewrite_in_progress"] or facts["aof_rewrite_scheduled"])
+
+        wait_until(is_done, SETTLE_S, "Redis has rewritten its file", every_s=0.1)
 
     def arm(self, after: int = 0) -> None:
         """Put the watched deals with greater ids into the book, by ranges as a rebuild does."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 FLUSH_LIMIT: Final = 500
-FLUSH_EVERY_S: Final = 0.004
+FLUSH_EVERY_S: Final = 0.003
 """While ticks come faster than this they wait for each other: a call to Redis costs as much as twenty ticks in it. One
 that comes alone, or that reaches a trigger, goes at once."""
 RETRY_S: Final = 0.2

@@ -36,6 +36,7 @@ def run(stage: Stage) -> None:
         prices = stage.programs.start_prices(stage.world.symbols)
         flood(stage, [prices], max(1, stage.options.ticks // 20), "warm-up")
         rate, usage = flood(stage, [prices], stage.options.ticks, "ingest flood")
+        stage.world.rewrite_file()
         latencies = _watch(stage, prices)
     flooded = f"flood at {stage.world.open:,} armed"
     busy, many = usage.text(stage.cores), f"{len(latencies):,} ticks at {stage.options.rate:,}/s"

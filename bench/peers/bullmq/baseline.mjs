@@ -78,6 +78,7 @@ function settlement(deal, price, receivedAt, startedAt) {
   const isUpper = Number(price) >= Number(deal.upper_trigger);
   return {
     ids: [deal.id],
+    firings: [1],
     close_prices: [price],
     reasons: [isUpper === (deal.direction === "up") ? "take_profit" : "stop_loss"],
     detectors: ["tick"],
@@ -89,6 +90,7 @@ function settlement(deal, price, receivedAt, startedAt) {
     tick_ats: [receivedAt],
     received_ats: [receivedAt],
     fired_ats: [startedAt],
+    gaps_ms: [null],
     started_at: startedAt,
     closed_at: new Date(),
   };

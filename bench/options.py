@@ -30,7 +30,7 @@ class Options:
     sweeps: int = 5
     find: int = 1_000
     calls: int = 1_000
-    workers: int = 2
+    workers: int = 4
     per_account: int = 10
     log_level: str = "INFO"
     profile: bool = False
@@ -71,7 +71,7 @@ def read_options(arguments: list[str] | None = None) -> Options:
     add("--sweeps", type=_number, metavar="N", help="sweeps measured of each kind (5)")
     add("--find", type=_number, metavar="N", help="deals that a sweep has to find (1000)")
     add("--calls", type=_number, metavar="N", help="calls of open_deal in arm (1000)")
-    add("--workers", type=_number, metavar="N", help="processes of the closing worker (2)")
+    add("--workers", type=_number, metavar="N", help="processes of the closing worker (4)")
     add("--per-account", type=_number, metavar="N", help="open deals of one account (10)")
     add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="of the system's processes (INFO)")
     add(

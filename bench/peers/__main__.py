@@ -32,7 +32,7 @@ def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--deals", type=numbers, default=(1_000, 5_000, 20_000), metavar="N,…", help="sizes of a mass trigger")
     add("--resting", type=numbers, default=TICK_SIZES, metavar="N,…", help="open deals for the cost of a tick")
     add("--seconds", type=int, default=10, help="how long the old design is watched in its steady state")
-    add("--workers", type=int, default=2, help="processes of our closing worker")
+    add("--workers", type=int, default=4, help="processes of our closing worker")
     add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where the results go (bench/results)")
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.peers if name not in PEERS]:

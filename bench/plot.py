@@ -19,6 +19,7 @@ def draw(figures: Sequence[Figure], path: Path, title: str) -> bool:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     rows = [figure for figure in figures if figure.must and figure.value > 0]
     if not rows:
@@ -35,6 +36,9 @@ def draw(figures: Sequence[Figure], path: Path, title: str) -> bool:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlim(max(0.01, min(0.5, 0.8 * min(factors))), 2.5 * max(1.0, *factors))  # what never ended is at 0
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=20))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.axvline(1, color="black", linewidth=1)
     for number, figure in enumerate(rows):
         if figure.goal and figure.must:

@@ -87,6 +87,8 @@ def read_options(arguments: list[str] | None = None) -> Options:
     if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     options = Options(parts=tuple(name for name in PARTS if name in names), **given)
+    if options.symbols == 1:
+        parser.error("--symbols must be more than 1: the last one is for warming up")
     if options.open <= options.watched and set(names) - {"mass", "memory", "scale"}:
         parser.error("--open must be more than --watched")
     return options

@@ -10,6 +10,9 @@ from typing import Final
 PARTS: Final = ("mass", "memory", "scale", "growth", "arm", "idle", "ingest", "detect", "sweep")
 """In this order: the first ones begin with an empty database each, from growth on they share the deals."""
 
+TRIGGERS: Final = frozenset({"mass", "memory", "scale"})
+"""Those in which one tick closes all deals of a symbol, on databases of their own."""
+
 RESULTS: Final = Path(__file__).parent / "results"
 
 
@@ -87,9 +90,9 @@ def read_options(arguments: list[str] | None = None) -> Options:
     if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     options = Options(parts=tuple(name for name in PARTS if name in names), **given)
-    if options.symbols == 1:
+    if options.symbols == 1 and TRIGGERS.intersection(names):
         parser.error("--symbols must be more than 1: the last one is for warming up")
-    if options.open <= options.watched and set(names) - {"mass", "memory", "scale"}:
+    if options.open <= options.watched and set(names) - TRIGGERS:
         parser.error("--open must be more than --watched")
     return options
 

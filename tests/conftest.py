@@ -9,6 +9,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import django
@@ -18,6 +19,9 @@ from servers import BIN, CHROMIUM, PROJECT, Process, Valkey
 from sharing import HandingOut, TakingTurns, hands_out
 
 from cryptocraze.embedded import EmbeddedServers, running
+
+if TYPE_CHECKING:
+    from market import Market
 
 TAPES_DIR = Path(os.environ.get("TAPES_DIR") or PROJECT.parent / "shared" / "tapes")
 DEBIAN_PROGRAMS = (
@@ -173,6 +177,20 @@ def the_system_runs(request: pytest.FixtureRequest) -> None:
     from deals.models import SystemState
 
     SystemState.objects.get_or_create(pk=1, defaults={"changed_at": timezone.now()})
+
+
+@pytest.fixture
+def live(transactional_db: None, the_system_runs: None) -> Iterator[Market]:
+    """A running system's prices process, on the wall clock: for what waits for real time."""
+    from market import Market
+
+    from workers import system
+    from workers.drivers import next_token
+
+    system.refresh_state()
+    market = Market(token=next_token())
+    yield market
+    market.close()
 
 
 @pytest.fixture(autouse=True)

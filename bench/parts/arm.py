@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -56,11 +57,10 @@ def _rebuild(stage: Stage) -> None:
 def _open(stage: Stage, calls: int) -> None:
     user = get_user_model().objects.create(username="bench-opener")
     services.create_account(user.pk, balance=AMOUNT * (calls + WARM_UP))
-    for call in range(WARM_UP):
-        _open_one(user, stage.world.symbols[call % len(stage.world.symbols)])
+    _open_many(user, WARM_UP, stage.world.symbols)
     stage.say(f"arm: opening {calls:,} deals")
     with stage.measured("arm open_deal") as usage:
-        ids = [_open_one(user, stage.world.symbols[call % len(stage.world.symbols)]) for call in range(calls)]
+        ids = _open_many(user, calls, stage.world.symbols)
     pending = Deal.objects.filter(pk__in=ids).exclude(monitoring=Monitoring.ARMED).count()
     if pending:
         raise Trouble(f"{pending} deals were opened and not armed")
@@ -77,6 +77,10 @@ def _open(stage: Stage, calls: int) -> None:
             note=usage.text(stage.cores),
         )
     )
+
+
+def _open_many(user: Any, calls: int, symbols: Sequence[str]) -> list[int]:
+    return [_open_one(user, symbols[call % len(symbols)]) for call in range(calls)]
 
 
 def _open_one(user: Any, symbol: str) -> int:

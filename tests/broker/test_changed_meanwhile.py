@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -12,21 +12,11 @@ from market import BTC, NOT_IN_BOOK, Market, in_book
 from deals import services
 from deals.models import Account, Deal, DealEvent
 from deals.queries import watch_rows
-from workers import book, system
-from workers.drivers import next_token
+from workers import book
 from workers.prices import RedisQuoteBoard
 from workers.receivers import arm_rows
 
 arm = book.arm
-
-
-@pytest.fixture
-def live(transactional_db: None, the_system_runs: None) -> Iterator[Market]:
-    """A prices process on the wall clock."""
-    system.refresh_state()
-    market = Market(token=next_token())
-    yield market
-    market.close()
 
 
 @pytest.fixture

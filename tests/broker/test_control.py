@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -24,7 +24,6 @@ from workers import book, control, in_flight, keys, operations, pools, self_chec
 from workers.audit import Actor
 from workers.clock import WALL_CLOCK
 from workers.dispatch import send_closures
-from workers.drivers import next_token
 from workers.manager import worker_manager
 from workers.models import AuditEntry, Operation
 from workers.operations import Run, Started
@@ -33,15 +32,6 @@ from workers.redis_client import connect
 StartWorker = Callable[..., Process]
 State = state.State
 BOSS = Actor("boss", "10.0.0.1")
-
-
-@pytest.fixture
-def live(transactional_db: None, the_system_runs: None) -> Iterator[Market]:
-    """A prices process on the wall clock: a self-check waits for real time."""
-    system.refresh_state()
-    market = Market(clock=WALL_CLOCK, token=next_token())
-    yield market
-    market.close()
 
 
 def ended(started: Started, timeout_s: float = 60) -> Operation:

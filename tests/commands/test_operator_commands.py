@@ -8,7 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -21,10 +21,8 @@ from deals import state
 from deals.models import Deal
 from deals.queries import current_state
 from deals.settlement import Failure
-from workers import book, dead_letters, system
-from workers.clock import WALL_CLOCK
+from workers import book, dead_letters
 from workers.dispatch import send_closures
-from workers.drivers import next_token
 from workers.models import AuditEntry, DeadLetter, Operation
 
 Manage = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -41,15 +39,6 @@ def manage(process_env: dict[str, str], the_system_runs: None) -> Manage:
         )  # fmt: skip
 
     return run
-
-
-@pytest.fixture
-def live(transactional_db: None, the_system_runs: None) -> Iterator[Market]:
-    """A prices process on the wall clock."""
-    system.refresh_state()
-    market = Market(clock=WALL_CLOCK, token=next_token())
-    yield market
-    market.close()
 
 
 def something_in_flight(live: Market) -> Deal:
